@@ -1,0 +1,39 @@
+"""What the scripts share: user errors are one line and exit code 2, never a traceback."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from corpora.records import CorpusError
+from detector import DetectorError
+from generation.engines import EngineError
+
+
+class UsageError(ValueError):
+    """What the user gave can't be used; the message is one line that says why and what would do."""
+
+
+class OneLineErrors(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def probability(text: str) -> float:
+    """An argument strictly between 0 and 1."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {text}")
+    return value
+
+
+def run(script: str, main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's main and exit with its code, or with 2 and one line for what the user has to mend."""
+    try:
+        sys.exit(main())
+    except (UsageError, CorpusError, DetectorError, EngineError) as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(2)

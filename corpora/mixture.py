@@ -1,0 +1,62 @@
+"""The training mixture: labelled pairs, harmless rows, prompts alone, and the weight of each label."""
+
+import random
+
+import numpy as np
+from datasets import Dataset
+
+
+def drop_responses(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """Let the prompt stand alone in a share of the rows, labels kept: the risk that this prompt draws."""
+    draw = random.Random(seed)
+    responses = [None if draw.random() < share else response for response in dataset["response"]]
+    return _with_response(dataset, responses)
+
+
+def splice_safe(dataset: Dataset, safe: Dataset, share: float, seed: int) -> Dataset:
+    """Set a harmless response before or behind the response in a share of the rows, labels kept.
+
+    Harm then stands anywhere in an answer, in answers of any length, beside text that isn't BeaverTails' own.
+
+    Args:
+        dataset: the rows.
+        safe: where the harmless responses come from.
+        share: in [0, 1].
+        seed: of the draw.
+    """
+    harmless = [response for response in safe["response"] if response is not None]
+    draw = random.Random(seed)
+
+    def splice(response: str | None) -> str | None:
+        if response is None or draw.random() >= share:
+            return response
+        parts = [response, draw.choice(harmless)]
+        draw.shuffle(parts)
+        return "\n\n".join(parts)
+
+    return _with_response(dataset, [splice(response) for response in dataset["response"]])
+
+
+def _with_response(dataset: Dataset, responses: list[str | None]) -> Dataset:
+    feature = dataset.features["response"]
+    return dataset.remove_columns("response").add_column("response", responses, feature=feature)
+
+
+def label_weights(labels: np.ndarray, category_balance: float, safety_balance: float) -> np.ndarray:
+    """How much each label counts in the cross-entropies.
+
+    Args:
+        labels: of shape `(rows, categories)`, in [0, 1].
+        category_balance: the weight of a category's positives is (negatives / positives) to this power; 0 for none.
+        safety_balance: the weight of safe rows is (unsafe rows / safe rows) to this power; 0 for none.
+
+    Returns:
+        Weights of the same shape, with mean 1.
+    """
+    positives = labels.sum(0).clip(min=1)
+    positive_weight = ((len(labels) - positives) / positives).clip(min=1) ** category_balance  # (14,)
+    safe = labels.max(1) <= 0.5  # (rows,)
+    safe_weight = (max((~safe).sum(), 1) / max(safe.sum(), 1)) ** safety_balance
+    row_weight = np.where(safe, safe_weight, 1.0)
+    weights = row_weight[:, None] * (1 + (positive_weight - 1) * labels)
+    return (weights / weights.mean()).astype(np.float32)

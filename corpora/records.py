@@ -1,0 +1,112 @@
+"""Rows from local files, with errors that name the file and the row."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+class CorpusError(ValueError):
+    """A file or row that can't be used; the message names it and says what was expected."""
+
+
+def is_local(source: str) -> bool:
+    """Whether `source` names a file (by its ending or because it exists) rather than a data set on the Hub."""
+    return Path(source).suffix in SUFFIXES or Path(source).exists()
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
+    """Yield `(place, row)` for each row of a jsonl, json, csv or parquet file; `place` is "FILE, row N", from 1.
+
+    Raises:
+        CorpusError: for a missing file, another ending, or a row that doesn't parse.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise CorpusError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file.")
+    for number, row in enumerate(_parse(path), start=1):
+        if not isinstance(row, dict):
+            raise CorpusError(f"{path}, row {number}: expected an object with named columns, got {type(row).__name__}.")
+        yield f"{path}, row {number}", row
+
+
+def _parse(path: Path) -> Iterable[dict]:
+    if path.suffix == ".parquet":
+        return _parse_parquet(path)
+    return {".jsonl": _parse_jsonl, ".json": _parse_json, ".csv": _parse_csv}[path.suffix](path)
+
+
+def _parse_parquet(path: Path) -> list[dict]:
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise CorpusError(f"{path}: not a parquet file ({error}).") from None
+
+
+def _parse_jsonl(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise CorpusError(f"{path}, row {number}: not JSON ({error}).") from None
+
+
+def _parse_json(path: Path) -> list[dict]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(rows, list):
+        raise CorpusError(f"{path}: expected a JSON list of objects.")
+    return rows
+
+
+def _parse_csv(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        yield from csv.DictReader(lines)
+
+
+def text_column(place: str, row: dict, column: str) -> str:
+    """The non-blank text of `row[column]`.
+
+    Raises:
+        CorpusError: when the column is missing, not text, or blank.
+    """
+    value = optional_text_column(place, row, column)
+    if value is None or not value.strip():
+        raise CorpusError(f"{place}: column '{column}' is missing or empty.")
+    return value
+
+
+def optional_text_column(place: str, row: dict, column: str) -> str | None:
+    """The text of `row[column]`, or `None` where the row has none.
+
+    Raises:
+        CorpusError: when the column holds something else than text.
+    """
+    value = row.get(column)
+    if value is not None and not isinstance(value, str):
+        raise CorpusError(f"{place}: column '{column}' must be text, got {type(value).__name__}.")
+    return value
+
+
+def json_column(place: str, row: dict, column: str):
+    """The value of `row[column]`; text, as a csv file gives it, is read as JSON.
+
+    Raises:
+        CorpusError: when the text is not JSON.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value.lower() if value in ("True", "False") else value)
+    except json.JSONDecodeError:
+        raise CorpusError(f"{place}: column '{column}' must hold JSON, got {value[:40]!r}.") from None

@@ -1,0 +1,68 @@
+"""Harmless rows, pairs or prompts alone: all-zero labels against false alarms."""
+
+import random
+import re
+from collections.abc import Sequence
+
+from datasets import Dataset, concatenate_datasets
+
+from corpora.beavertails import FEATURES
+from corpora.records import CorpusError, optional_text_column, read_rows, text_column
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def load_safe(path: str, categories: Sequence[str]) -> Dataset:
+    """The rows of a local file as pairs whose labels are all zero; a row without a response stands alone.
+
+    Raises:
+        CorpusError: for a file without rows, or a row with an empty prompt.
+    """
+    zeros = [0.0] * len(categories)
+    rows = [
+        {
+            "prompt": text_column(place, row, "prompt"),
+            "response": optional_text_column(place, row, "response"),
+            "labels": zeros,
+            "labels_mean": zeros,
+        }
+        for place, row in read_rows(path)
+    ]
+    if not rows:
+        raise CorpusError(f"{path}: no rows.")
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def crop_response(response: str, words: int) -> str:
+    """The leading whole sentences of `response` that keep within `words` words; its first sentence at least."""
+    sentences = _SENTENCE_END.split(response.strip())
+    kept, length = [sentences[0]], len(sentences[0].split())
+    for sentence in sentences[1:]:
+        length += len(sentence.split())
+        if length > words:
+            break
+        kept.append(sentence)
+    return " ".join(kept)
+
+
+def match_lengths(safe: Dataset, reference: Dataset, seed: int) -> Dataset:
+    """Crop each safe response to a length drawn from the reference's responses, so that length tells nothing."""
+    lengths = [len(response.split()) for response in reference["response"] if response is not None]
+    draw = random.Random(seed)
+
+    def crop(row: dict) -> dict:
+        words = draw.choice(lengths)
+        return {"response": None if row["response"] is None else crop_response(row["response"], words)}
+
+    return safe.map(crop, load_from_cache_file=False)
+
+
+def sample_evenly(files: Sequence[Dataset], rows: int, seed: int) -> Dataset:
+    """`rows` rows drawn from all files, as evenly as their sizes allow."""
+    remaining = sorted(files, key=len)
+    parts = []
+    for index, file in enumerate(remaining):
+        share = min(len(file), rows // (len(remaining) - index))
+        parts.append(file.shuffle(seed=seed).select(range(share)))
+        rows -= share
+    return concatenate_datasets(parts)

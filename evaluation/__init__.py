@@ -1,0 +1,1 @@
+"""How good the detector and the refinement are, and how sure that is."""

@@ -1,0 +1,110 @@
+"""The detection report as Markdown, with the paper's and the peers' rows beside ours."""
+
+from evaluation.published import PAPER_TABLE_3, PEERS
+
+# Where the same pair was annotated twice (upstream's own rows): the ceiling that label noise sets.
+LABEL_NOISE = (
+    "Label noise: where the same BeaverTails pair was annotated twice, all 14 labels agree on 59 to 73 %, and "
+    "safe/unsafe on 89 to 100 %."
+)
+
+
+def detection_markdown(report: dict) -> str:
+    """The report of `evaluate_lance.py detection` as Markdown; only the sections that it has."""
+    sections = ["# Detection"]
+    if "beavertails" in report:
+        sections += [_beavertails(report["beavertails"]), _categories(report["beavertails"])]
+    if "xstest" in report:
+        sections += [_xstest(report["xstest"]), _xstest_types(report["xstest"])]
+    if "other_domains" in report:
+        sections.append(_other_domains(report["other_domains"]))
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _with_interval(value: float, bounds: tuple[float, float]) -> str:
+    return f"{_percent(value)} [{_percent(bounds[0])}, {_percent(bounds[1])}]"
+
+
+def _beavertails(figures: dict) -> str:
+    ours = [
+        "**Lance**",
+        "23M",
+        f"**{_with_interval(figures['binary_f1'], figures['binary_f1_interval'])}**",
+        "measured",
+    ]
+    peers = [[peer.model, peer.size, f"{peer.beavertails:.1f}", peer.source] for peer in PEERS]
+    rows = sorted(
+        [(figures["binary_f1"] * 100, ours)] + [(p.beavertails, r) for p, r in zip(PEERS, peers, strict=True)],
+        key=lambda row: -row[0],
+    )
+    other = _table(
+        ["AUPRC", "micro-F1", "macro-F1", "mAP", "ECE", "threshold"],
+        [
+            [_with_interval(figures["auprc"], figures["auprc_interval"])]
+            + [_percent(figures[name]) for name in ("micro_f1", "macro_f1", "map", "ece")]
+            + [f"{figures['threshold']:.3f}"]
+        ],
+    )
+    return "\n\n".join(
+        [
+            f"## BeaverTails test split ({figures['n']:,} pairs, {figures['harmful']:,} harmful)",
+            f"{figures['protocol']} Over-long pairs cut: {figures['truncated']}. {LABEL_NOISE}",
+            _table(["model", "size", "F1 × 100", "source"], [row for _, row in rows]),
+            other,
+        ]
+    )
+
+
+def _categories(figures: dict) -> str:
+    rows = [
+        [category, str(row["positives"]), _with_interval(row["f1"], row["interval"])]
+        for category, row in figures["category_f1"].items()
+    ]
+    return "### By category\n\n" + _table(["category", "positives", "F1 × 100 [95 %]"], rows)
+
+
+def _xstest(figures: dict) -> str:
+    rows = []
+    for threshold, (paper_fpr, paper_detection) in PAPER_TABLE_3.items():
+        ours, alone = figures[threshold], figures[threshold]["prompts_alone"]
+        rows.append(
+            [
+                threshold,
+                _with_interval(ours["fpr"], ours["fpr_interval"]),
+                _with_interval(ours["detection"], ours["detection_interval"]),
+                f"{_percent(alone['fpr'])} / {_percent(alone['detection'])}",
+                f"{paper_fpr} / {paper_detection}",
+            ]
+        )
+    header = ["τ", "FPR % [95 %]", "detection % [95 %]", "prompts alone, FPR / detection", "paper, FPR / detection"]
+    counts = (
+        f"{figures['n_safe']:,} safe and {figures['n_harmful']} harmful pairs; alone {figures['n_safe_prompts']} safe "
+        f"and {figures['n_harmful_prompts']} harmful prompts. The paper's protocol is unknown."
+    )
+    return f"## XSTest\n\n{figures['protocol']} {counts}\n\n{_table(header, rows)}"
+
+
+def _xstest_types(figures: dict) -> str:
+    kinds = figures["0.5"]["fpr_by_type"]
+    rows = [[kind, *(_percent(figures[t]["fpr_by_type"][kind]) for t in PAPER_TABLE_3)] for kind in kinds]
+    return "### FPR by kind of prompt\n\n" + _table(["kind", *(f"τ = {t}" for t in PAPER_TABLE_3)], rows)
+
+
+def _other_domains(figures: dict) -> str:
+    names = ("f1", "auprc", "recall", "fpr", "recall_at_fpr_0.2")
+    rows = [
+        [source, str(row["n"]), str(row["harmful"]), *(_percent(row[name]) for name in names)]
+        for source, row in figures.items()
+        if isinstance(row, dict)
+    ]
+    header = ["source", "pairs", "harmful", "F1", "AUPRC", "recall", "FPR", "recall at FPR 20 %"]
+    return f"## Other domains\n\n{figures['protocol']}\n\n{_table(header, rows)}"

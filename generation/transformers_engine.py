@@ -1,0 +1,85 @@
+"""Any causal language model that transformers can load."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from generation.base import Chat, Completion, PromptTooLongError, SamplingParameters
+
+
+class TransformersEngine:
+    """Left-padded batches through `model.generate`.
+
+    Args:
+        name_or_path: a chat model on the Hub or in a folder.
+        batch_size: chats to a batch.
+        device: such as `"cuda"`; the first accelerator when not given, else the CPU.
+
+    Raises:
+        OSError: when there is no such model.
+        ValueError: when its tokenizer has no chat template.
+    """
+
+    def __init__(self, name_or_path: str, batch_size: int = 16, device: str | None = None):
+        self.name = f"transformers:{name_or_path}"
+        self.batch_size = batch_size
+        accelerator = torch.accelerator.current_accelerator()
+        self.device = torch.device(device) if device else accelerator or torch.device("cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left")
+        if self.tokenizer.chat_template is None:
+            raise ValueError(f"{name_or_path}: its tokenizer has no chat template; name a chat model.")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto").to(self.device).eval()
+        self.context_length: int = self.model.config.get_text_config().max_position_embeddings
+
+    def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
+        """See [`TextGenerator.generate`]; chats of like length share a batch, and keep their order in the result."""
+        encoded = [self._encode(chat) for chat in chats]
+        for index, ids in enumerate(encoded):
+            if len(ids) >= self.context_length:
+                raise PromptTooLongError(index, len(ids), self.context_length, chats[index][-1]["content"])
+        order = sorted(range(len(chats)), key=lambda index: len(encoded[index]))
+        completions: dict[int, Completion] = {}
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            completions |= zip(rows, self._generate_batch([encoded[row] for row in rows], sampling), strict=True)
+        return [completions[index] for index in range(len(chats))]
+
+    def _encode(self, chat: Chat) -> list[int]:
+        escaped = [message | {"content": self._escape(message["content"])} for message in chat]
+        return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    def _escape(self, text: str) -> str:
+        # A message is data: a chat-template token in it must not open another turn.
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    @torch.inference_mode()
+    def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters) -> list[Completion]:
+        batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+        width = batch["input_ids"].shape[1]
+        decoding: dict[str, float] = {"do_sample": False}
+        if sampling.temperature > 0:
+            decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        config = GenerationConfig(
+            max_new_tokens=min(sampling.max_new_tokens, self.context_length - width),
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
+            **decoding,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(sampling.seed)
+            output = self.model.generate(**batch, generation_config=config)  # (B, width + new)
+        eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        return [
+            self._completion(new, len(ids), eos) for new, ids in zip(output[:, width:].tolist(), encoded, strict=True)
+        ]
+
+    def _completion(self, new: list[int], prompt_tokens: int, eos: list[int]) -> Completion:
+        end = next((place for place, token in enumerate(new) if token in eos), None)
+        text = self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
+        length = len(new) if end is None else end + 1
+        return Completion(text, prompt_tokens, length, "length" if end is None else "stop")

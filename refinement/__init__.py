@@ -1,0 +1,1 @@
+"""From a risk distribution to a safer prompt: textual gradients, the refiner's frame, and the loop (§3.3)."""

@@ -1,0 +1,50 @@
+"""A refinement on the terminal: each step's prompt, risk bars and efforts, then the answer."""
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from refinement.loop import Refinement, Step
+
+EFFORT_STYLES = {"Minor": "yellow", "Mild": "dark_orange", "Severe": "red"}
+
+
+def show(refinement: Refinement, console: Console):
+    """Print a refinement; text from prompts and models is printed as it is, never read as markup."""
+    for number, step in enumerate(refinement.steps):
+        console.print(_step_panel(step, "Prompt" if number == 0 else f"Rewrite {number}"))
+    if refinement.error:
+        console.print(Text(f"Stopped: {refinement.error}", style="bold red"))
+    if not refinement.steps:
+        return
+    best = refinement.best
+    if refinement.converged:
+        title, style = "Safe answer", "green"
+    else:
+        title, style = f"Not safe: the lowest risk found is {best.max_risk:.2f}, still above the threshold", "red"
+    console.print(Panel(Text(best.response), title=title, border_style=style))
+    spent = f"{refinement.calls['target']} answers, {refinement.calls['refiner']} rewrites, {refinement.seconds:.1f} s"
+    console.print(Text(f"{len(refinement.steps) - 1} steps, {spent}", style="dim"))
+
+
+def _step_panel(step: Step, title: str) -> Panel:
+    parts: list[Text | Table] = [Text(step.prompt, style="bold")]
+    if step.note:
+        parts.append(Text(step.note, style="italic"))
+    if step.is_safe:
+        parts.append(Text(f"safe: highest risk {step.max_risk:.2f}", style="green"))
+    else:
+        parts.append(_risk_bars(step))
+    return Panel(Group(*parts), title=title, title_align="left")
+
+
+def _risk_bars(step: Step) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for category, effort in step.effort.items():
+        style = EFFORT_STYLES[effort]
+        bar = ProgressBar(total=1, completed=step.risk[category], width=24, complete_style=style, finished_style=style)
+        spread = f"{step.risk[category]:.2f} ± {step.uncertainty[category]:.2f}"
+        table.add_row(Text(category), bar, Text(spread), Text(effort, style=style))
+    return table

@@ -1,0 +1,303 @@
+"""Train the Lance detector.
+
+With a network, on the Hub's own data:
+
+    python train.py --encoder roberta-base --output_dir runs/roberta
+
+On local files, with harmless rows against false alarms (`make checkpoint` holds the embedded model's own command):
+
+    python train.py --encoder ENCODER --train_file pairs.jsonl --safe_file safe_pairs.jsonl safe_prompts.jsonl \
+        --output_dir runs/detector --num_train_epochs 3 --learning_rate 1e-4
+
+All of `TrainingArguments` applies: `--bf16`, `--resume_from_checkpoint`, `--push_to_hub`, `torchrun train.py ...`.
+"""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    HfArgumentParser,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from command_line import OneLineErrors, UsageError, run
+from corpora.beavertails import HUB_NAME, load_beavertails
+from corpora.mixture import drop_responses, label_weights, splice_safe
+from corpora.safe import load_safe, match_lengths, sample_evenly
+from corpora.splits import split_by_prompt
+from detector import ROOT, detector_class
+from evaluation.thresholds import best_balanced_threshold
+
+LOSS_TERMS = ("label_loss", "aux_loss", "feature_loss", "kl_loss")
+
+
+@dataclass
+class ModelArguments:
+    """The encoder and how it is trained."""
+
+    encoder: str = field(default="roberta-base", metadata={"help": "Encoder on the Hub or in a folder."})
+    pooling: str = field(default="mean", metadata={"help": "Context feature: 'mean' or 'cls'."})
+    max_length: int = field(default=256, metadata={"help": "Longest encoded pair in training, in tokens."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention code; 'eager' suits bf16 CPUs."})
+    encoder_dropout: float | None = field(
+        default=None, metadata={"help": "In place of the encoder's own; at 0 a CPU trains a third faster."}
+    )
+    lora_r: int | None = field(default=None, metadata={"help": "Train the encoder through LoRA of this rank (PEFT)."})
+    head_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Of the fresh heads; --learning_rate is the encoder's."}
+    )
+    half_precision: bool = field(default=False, metadata={"help": "Save the final weights as float16."})
+    early_stopping_patience: int = field(default=2, metadata={"help": "Evaluations without a gain before stopping."})
+
+
+@dataclass
+class LossArguments:
+    """The variational objective (Eq. 16)."""
+
+    beta_parameterization: str = field(default="exp", metadata={"help": "'exp' or 'softplus'."})
+    detach_feature_target: bool = field(default=True, metadata={"help": "Leave h alone in the feature loss."})
+    feature_loss_weight: float = field(default=0.01, metadata={"help": "Weight of Eq. 10."})
+    label_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 8."})
+    kl_loss_weight: float = field(default=0.001, metadata={"help": "Weight of Eq. 11."})
+    aux_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 15."})
+
+
+@dataclass
+class DataArguments:
+    """The training mixture."""
+
+    train_file: list[str] = field(
+        default_factory=lambda: [HUB_NAME], metadata={"help": "Labelled pairs: local files, or a Hub data set."}
+    )
+    safe_file: list[str] = field(
+        default_factory=list, metadata={"help": "Harmless rows, pairs or prompts alone: all-zero labels."}
+    )
+    safe_share: float = field(default=0.35, metadata={"help": "Share of safe-file rows in the mixture."})
+    prompt_only_share: float = field(default=0.15, metadata={"help": "Share of labelled pairs shown without response."})
+    splice_share: float = field(
+        default=0.0, metadata={"help": "Share of rows whose response gets a harmless one before or behind it."}
+    )
+    validation_share: float = field(default=0.1, metadata={"help": "Share of prompts held out for validation."})
+    soft_labels: bool = field(default=False, metadata={"help": "Train on 'labels_mean' where the file has it."})
+    category_balance: float = field(default=0.0, metadata={"help": "0: no weights; 1: rare categories weigh in full."})
+    safety_balance: float = field(default=0.0, metadata={"help": "0: no weights; 1: safe and unsafe rows weigh alike."})
+    max_train_rows: int | None = field(default=None, metadata={"help": "Train on a random part of the mixture."})
+
+    def __post_init__(self):
+        for name in ("safe_share", "prompt_only_share", "splice_share"):
+            if not 0 <= self.__dict__[name] < 1:
+                raise UsageError(f"--{name} must lie in [0, 1), got {self.__dict__[name]}.")
+        if not 0 < self.validation_share < 1:
+            raise UsageError(f"--validation_share must lie between 0 and 1, got {self.validation_share}.")
+
+
+@dataclass
+class LanceTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with this task's defaults."""
+
+    output_dir: str = "runs/detector"
+    learning_rate: float = 2e-5
+    per_device_train_batch_size: int = 32
+    per_device_eval_batch_size: int = 128
+    warmup_steps: float = 0.06
+    weight_decay: float = 0.01
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "eval_beavertails_auprc"
+    train_sampling_strategy: str = "group_by_length"
+    report_to: str | None = "none"
+
+
+class LanceTrainer(Trainer):
+    """`Trainer` that logs every loss term beside their sum, and gives the fresh heads a learning rate of their own.
+
+    Args:
+        head_learning_rate: of all that isn't the encoder.
+        kwargs: what `Trainer` takes.
+    """
+
+    def __init__(self, head_learning_rate: float, **kwargs):
+        super().__init__(**kwargs)
+        self.head_learning_rate = head_learning_rate
+        self._term_sums: Counter[str] = Counter()
+        self._term_batches = 0
+
+    def create_optimizer(self, model=None):
+        """The Trainer's optimizer over four groups: encoder or heads, with weight decay or without."""
+        decayed = set(self.get_decay_parameter_names(self.model))
+        groups: dict[tuple[bool, bool], list] = defaultdict(list)
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith("encoder."), name in decayed].append(parameter)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = optimizer_class(
+            [
+                {
+                    "params": parameters,
+                    "lr": self.args.learning_rate if in_encoder else self.head_learning_rate,
+                    "weight_decay": self.args.weight_decay if decays else 0.0,
+                }
+                for (in_encoder, decays), parameters in groups.items()
+            ],
+            **options,
+        )
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Eq. 16, keeping count of its terms while training."""
+        outputs = model(**inputs)
+        if model.training:
+            self._term_sums.update({term: outputs[term].detach() for term in LOSS_TERMS})
+            self._term_batches += 1
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs, start_time=None):
+        """Add each term's mean since the last log to a training log."""
+        if "loss" in logs and self._term_batches:
+            logs |= {term: round(float(self._term_sums[term]) / self._term_batches, 5) for term in LOSS_TERMS}
+            self._term_sums.clear()
+            self._term_batches = 0
+        super().log(logs, start_time)
+
+
+def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrainedModel:
+    """Fresh heads on the pretrained encoder, the encoder behind LoRA where asked."""
+    fields = {"pooling": model_args.pooling, "max_length": model_args.max_length}
+    try:
+        model = detector_class().from_encoder(model_args.encoder, **fields, **asdict(loss_args))
+    except (OSError, ValueError) as error:  # no such encoder, or a field out of its range
+        raise UsageError(str(error).splitlines()[0]) from None
+    if model_args.attn_implementation is not None:
+        model.set_attn_implementation(model_args.attn_implementation)
+    if model_args.encoder_dropout is not None:
+        for module in model.encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = model_args.encoder_dropout
+    if model_args.lora_r is not None:
+        adapter = LoraConfig(r=model_args.lora_r, lora_alpha=2 * model_args.lora_r, target_modules="all-linear")
+        model.encoder = get_peft_model(model.encoder, adapter)
+    return model
+
+
+def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -> tuple[Dataset, dict[str, Dataset]]:
+    """The training mixture, and the validation splits by name ("beavertails", and "safe" with safe files)."""
+    pairs = concatenate_datasets([load_beavertails(source, categories) for source in data_args.train_file])
+    train, validation = split_by_prompt(pairs, data_args.validation_share, seed)
+    evaluation = {"beavertails": validation}
+    mixture = drop_responses(train, data_args.prompt_only_share, seed)
+    if data_args.safe_file:
+        splits = [
+            split_by_prompt(match_lengths(load_safe(path, categories), pairs, seed), data_args.validation_share, seed)
+            for path in data_args.safe_file
+        ]
+        evaluation["safe"] = sample_evenly([held_out for _, held_out in splits], len(validation), seed)
+        rows = round(len(train) * data_args.safe_share / (1 - data_args.safe_share))
+        safe = sample_evenly([rest for rest, _ in splits], rows, seed)
+        mixture = splice_safe(concatenate_datasets([mixture, safe]), safe, data_args.splice_share, seed)
+    mixture = mixture.shuffle(seed=seed)
+    if data_args.max_train_rows is not None:
+        mixture = mixture.select(range(min(len(mixture), data_args.max_train_rows)))
+    return mixture, evaluation
+
+
+def encode(dataset: Dataset, model: PreTrainedModel, labels: np.ndarray, weights: np.ndarray | None = None) -> Dataset:
+    """The rows as the model's inputs, with their labels and label weights."""
+    encodings, _ = model.encode_pairs(dataset["prompt"], dataset["response"])
+    columns = {name: [encoding[name] for encoding in encodings] for name in encodings[0]}
+    columns |= {"labels": labels.tolist(), "length": [len(ids) for ids in columns["input_ids"]]}
+    if weights is not None:
+        columns["loss_weights"] = weights.tolist()
+    return Dataset.from_dict(columns)
+
+
+def make_compute_metrics():
+    """The project's metric module as the Trainer calls it."""
+    metric = evaluate.load(str(ROOT / "metrics" / "risk_distribution"))
+
+    def compute_metrics(prediction):
+        results = metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+        category_f1 = results.pop("category_f1")
+        return results | {f"f1_category_{index}": value for index, value in enumerate(category_f1)}
+
+    return compute_metrics
+
+
+def finish(trainer: LanceTrainer, model_args: ModelArguments, evaluation: dict[str, Dataset]) -> dict:
+    """Fix the threshold on validation, then save the plain checkpoint and the metrics it got."""
+    model = trainer.model
+    prediction = trainer.predict(evaluation["beavertails"], metric_key_prefix="threshold")
+    score, harmful = prediction.predictions.max(1), prediction.label_ids.max(1) > 0.5
+    model.config.binary_threshold = best_balanced_threshold(score, harmful)
+    if model_args.lora_r is not None:
+        model.encoder = model.encoder.merge_and_unload()
+    state = model.state_dict()
+    if model_args.half_precision:
+        state = {name: tensor.half() for name, tensor in state.items()}
+    model.save_pretrained(trainer.args.output_dir, state_dict=state)
+    model.tokenizer.save_pretrained(trainer.args.output_dir)
+    metrics = trainer.evaluate()
+    return metrics | {"binary_threshold": model.config.binary_threshold}
+
+
+def main(
+    model_args: ModelArguments,
+    loss_args: LossArguments,
+    data_args: DataArguments,
+    training_args: LanceTrainingArguments,
+):
+    """Train, choose the threshold on validation, save, and push where asked."""
+    set_seed(training_args.seed)
+    model = build_model(model_args, loss_args)
+    mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
+    hard_labels = np.asarray(mixture["labels"], dtype=np.float32)
+    targets = np.asarray(mixture["labels_mean"], dtype=np.float32) if data_args.soft_labels else hard_labels
+    weights = label_weights(hard_labels, data_args.category_balance, data_args.safety_balance)
+    early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
+    trainer = LanceTrainer(
+        head_learning_rate=model_args.head_learning_rate,
+        model=model,
+        args=training_args,
+        train_dataset=encode(mixture, model, targets, weights),
+        eval_dataset={
+            name: encode(rows, model, np.asarray(rows["labels"], dtype=np.float32)) for name, rows in evaluation.items()
+        },
+        data_collator=DataCollatorWithPadding(model.tokenizer),
+        processing_class=model.tokenizer,
+        compute_metrics=make_compute_metrics(),
+        callbacks=[early_stopping] if training_args.load_best_model_at_end else [],
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    metrics = finish(trainer, model_args, trainer.eval_dataset)
+    if trainer.is_world_process_zero():
+        Path(training_args.output_dir, "validation_metrics.json").write_text(json.dumps(metrics, indent=2))
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+
+
+class Parser(HfArgumentParser):
+    """`HfArgumentParser` with one-line errors."""
+
+    error = OneLineErrors.error
+
+
+def make_parser() -> Parser:
+    """The command line: three groups of our own, and the Trainer's."""
+    return Parser((ModelArguments, LossArguments, DataArguments, LanceTrainingArguments), description=__doc__)
+
+
+if __name__ == "__main__":
+    run("train.py", lambda: main(*make_parser().parse_args_into_dataclasses()))
