@@ -165,6 +165,19 @@ class RejectionHead(nn.Module):
         """Map h of shape `(batch, hidden)` to (α, β), each of shape `(batch, categories)`."""
         return self._concentration(self.alpha(feature)), self._concentration(self.beta(feature))
 
+    @torch.no_grad()
+    def calibrate(self, scale: float, shift: float):
+        """Fold an affine map of every category's logit, log α − log β, into the layers.
+
+        Raises:
+            ValueError: for the softplus parameterization, whose mean is no sigmoid of a linear map.
+        """
+        if self.parameterization != "exp":
+            raise ValueError("only beta_parameterization='exp' can be calibrated by its own layers.")
+        for layer, part in ((self.alpha, shift / 2), (self.beta, -shift / 2)):
+            layer.weight.mul_(scale)
+            layer.bias.mul_(scale).add_(part)
+
     def _concentration(self, output: Tensor) -> Tensor:
         if self.parameterization == "exp":
             bound = -log(self.floor)

@@ -38,7 +38,7 @@ from corpora.mixture import drop_responses, label_weights, splice_safe
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
 from detector import ROOT, detector_class
-from evaluation.thresholds import best_balanced_threshold
+from evaluation.calibration import best_balanced_threshold, fit_platt
 
 LOSS_TERMS = ("label_loss", "aux_loss", "feature_loss", "kl_loss")
 
@@ -236,21 +236,29 @@ def make_compute_metrics():
     return compute_metrics
 
 
-def finish(trainer: LanceTrainer, model_args: ModelArguments, evaluation: dict[str, Dataset]) -> dict:
-    """Fix the threshold on validation, then save the plain checkpoint and the metrics it got."""
+def calibrate(trainer: LanceTrainer, evaluation: dict[str, Dataset]):
+    """Make the highest risk a probability on all validation rows, then fix the binary cut on BeaverTails' own."""
     model = trainer.model
-    prediction = trainer.predict(evaluation["beavertails"], metric_key_prefix="threshold")
-    score, harmful = prediction.predictions.max(1), prediction.label_ids.max(1) > 0.5
-    model.config.binary_threshold = best_balanced_threshold(score, harmful)
+    predictions = {name: trainer.predict(rows, metric_key_prefix=name) for name, rows in evaluation.items()}
+    scores = {name: prediction.predictions.max(1) for name, prediction in predictions.items()}
+    harmful = {name: prediction.label_ids.max(1) > 0.5 for name, prediction in predictions.items()}
+    if model.config.beta_parameterization == "exp":
+        scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]))
+        model.rejection_head.calibrate(scale, shift)
+        logit = np.log(scores["beavertails"]) - np.log1p(-scores["beavertails"])
+        scores["beavertails"] = 1 / (1 + np.exp(-scale * logit - shift))
+    model.config.binary_threshold = best_balanced_threshold(scores["beavertails"], harmful["beavertails"])
+
+
+def save(model: PreTrainedModel, model_args: ModelArguments, output_dir: str):
+    """The plain checkpoint: LoRA merged, in half precision where asked, with its tokenizer and code."""
     if model_args.lora_r is not None:
         model.encoder = model.encoder.merge_and_unload()
     state = model.state_dict()
     if model_args.half_precision:
         state = {name: tensor.half() for name, tensor in state.items()}
-    model.save_pretrained(trainer.args.output_dir, state_dict=state)
-    model.tokenizer.save_pretrained(trainer.args.output_dir)
-    metrics = trainer.evaluate()
-    return metrics | {"binary_threshold": model.config.binary_threshold}
+    model.save_pretrained(output_dir, state_dict=state)
+    model.tokenizer.save_pretrained(output_dir)
 
 
 def main(
@@ -259,7 +267,7 @@ def main(
     data_args: DataArguments,
     training_args: LanceTrainingArguments,
 ):
-    """Train, choose the threshold on validation, save, and push where asked."""
+    """Train, calibrate on validation, save, and push where asked."""
     set_seed(training_args.seed)
     model = build_model(model_args, loss_args)
     mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
@@ -281,9 +289,11 @@ def main(
         callbacks=[early_stopping] if training_args.load_best_model_at_end else [],
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    metrics = finish(trainer, model_args, trainer.eval_dataset)
+    calibrate(trainer, trainer.eval_dataset)
+    metrics = trainer.evaluate() | {"binary_threshold": model.config.binary_threshold}
     if trainer.is_world_process_zero():
-        Path(training_args.output_dir, "validation_metrics.json").write_text(json.dumps(metrics, indent=2))
+        save(model, model_args, training_args.output_dir)
+        Path(training_args.output_dir, "validation_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     if training_args.push_to_hub:
         trainer.push_to_hub()
 

@@ -8,6 +8,8 @@ from rich.text import Text
 
 from refinement.loop import Refinement, Step
 
+# An answer that is still unsafe is not shown by chance: who wants it asks for --json.
+NOT_SAFE = "No safe answer was found: the lowest risk is {:.2f}, above the threshold. Its answer is withheld here."
 EFFORT_STYLES = {"Minor": "yellow", "Mild": "dark_orange", "Severe": "red"}
 
 
@@ -21,10 +23,9 @@ def show(refinement: Refinement, console: Console):
         return
     best = refinement.best
     if refinement.converged:
-        title, style = "Safe answer", "green"
+        console.print(Panel(Text(best.response), title="Safe answer", border_style="green"))
     else:
-        title, style = f"Not safe: the lowest risk found is {best.max_risk:.2f}, still above the threshold", "red"
-    console.print(Panel(Text(best.response), title=title, border_style=style))
+        console.print(Panel(NOT_SAFE.format(best.max_risk), title="Not safe", border_style="red"))
     spent = f"{refinement.calls['target']} answers, {refinement.calls['refiner']} rewrites, {refinement.seconds:.1f} s"
     console.print(Text(f"{len(refinement.steps) - 1} steps, {spent}", style="dim"))
 

@@ -27,7 +27,10 @@ EXAMPLES = (
     ),
 )
 
-RETRY = "Your reply held no rewritten prompt. Reply with nothing but <refined>the rewritten prompt</refined>."
+RETRY = (
+    "Your reply held no rewrite, or the same prompt again. Change the prompt as the gradient says, and reply with "
+    "nothing but <refined>the rewritten prompt</refined>."
+)
 
 _TAG = re.compile(r"<(?=\s*/?\s*(?:prompt|gradient|refined)\b)", re.IGNORECASE)
 _REFINED = re.compile(r"<refined>(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)

@@ -214,7 +214,7 @@ def _rewrite(
     gradients = {index: live[index].steps[-1].gradient for index in open_rows}
     chats = {index: refiner_chat(current[index], gradients[index]) for index in open_rows}
     replies = _generate(refiner, chats, live, parameters.rewrite, "refiner")
-    rewrites = {index: read_refined(reply.text) for index, reply in replies.items()}
+    rewrites = {index: _read_rewrite(reply, current[index]) for index, reply in replies.items()}
 
     unusable = [index for index, rewrite in rewrites.items() if rewrite is None]
     # Another step is another draw: the same failure is not met with the same dice.
@@ -225,8 +225,14 @@ def _rewrite(
     )
     chats = {index: refiner_chat(current[index], gradients[index], replies[index].text) for index in unusable}
     for index, reply in _generate(refiner, chats, live, retry, "refiner").items():
-        rewrites[index] = read_refined(reply.text)
+        rewrites[index] = _read_rewrite(reply, current[index])
     kept = "the refiner gave no usable rewrite, twice; the prompt was kept"
     return {
         index: (current[index], kept) if rewrite is None else (rewrite, None) for index, rewrite in rewrites.items()
     }
+
+
+def _read_rewrite(reply: Completion, prompt: str) -> str | None:
+    """The rewrite in a reply; `None` when there is none, or when it is the prompt again."""
+    rewrite = read_refined(reply.text)
+    return None if rewrite is None or rewrite.split() == prompt.split() else rewrite

@@ -1,0 +1,40 @@
+"""What validation fixes after training: the scale that makes the highest risk a probability, and the binary cut."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import precision_recall_curve
+
+
+def fit_platt(score: np.ndarray, harmful: np.ndarray) -> tuple[float, float]:
+    """Scale and shift of the logit that make `score` the probability of harm, safe and harmful pairs weighing alike.
+
+    Args:
+        score: max_j d_j of each pair, of shape `(pairs,)`, in (0, 1).
+        harmful: whether each is harmful, of the same shape; both kinds occur.
+
+    Returns:
+        (scale, shift): sigmoid(scale · logit(score) + shift) is calibrated.
+    """
+    logit = np.log(score) - np.log1p(-score)
+    regression = LogisticRegression(C=np.inf).fit(logit[:, None], harmful, sample_weight=balanced_weights(harmful))
+    return float(regression.coef_[0, 0]), float(regression.intercept_[0])
+
+
+def best_balanced_threshold(score: np.ndarray, harmful: np.ndarray) -> float:
+    """The cut on `score` with the best F1 when safe and harmful pairs weigh alike.
+
+    Args:
+        score: max_j d_j of each pair, of shape `(pairs,)`.
+        harmful: whether each is harmful, of the same shape; both kinds occur.
+    """
+    precision, recall, cuts = precision_recall_curve(harmful, score, sample_weight=balanced_weights(harmful))
+    f1 = 2 * precision * recall / (precision + recall).clip(min=1e-12)
+    best = int(f1[:-1].argmax())
+    # `precision_recall_curve` counts score >= cut, the detector counts d > τ: step half way down to the next score.
+    below = score[score < cuts[best]]
+    return float((cuts[best] + below.max()) / 2) if below.size else float(cuts[best] / 2)
+
+
+def balanced_weights(harmful: np.ndarray) -> np.ndarray:
+    """Weights that take a file's own mix of safe and harmful, which users' traffic doesn't share, out of a choice."""
+    return np.where(harmful, 1 / harmful.sum(), 1 / (~harmful).sum()) * len(harmful) / 2
