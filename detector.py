@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -25,8 +26,10 @@ def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=True)
-        if config.model_type != "lance":
-            raise DetectorError(f"{name_or_path}: a {config.model_type!r} checkpoint, not Lance's.")
-        return AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()
-    except OSError as error:
+        is_lance = config.model_type == "lance"
+        model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True) if is_lance else None
+    except (OSError, ValueError, SafetensorError) as error:
         raise DetectorError(f"{name_or_path}: no Lance checkpoint ({str(error).splitlines()[0]})") from None
+    if model is None:
+        raise DetectorError(f"{name_or_path}: a {config.model_type!r} checkpoint, not Lance's.")
+    return model.eval()

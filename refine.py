@@ -24,6 +24,7 @@ from refinement.console import show
 from refinement.loop import Refinement, RefinementParameters, refine
 
 BATCH_SIZE = 16
+RECORD_START = b'{"line": '
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def read_prompts(path: Path) -> tuple[dict[int, str], list[str]]:
     if path.suffix not in (".txt", ".jsonl"):
         raise UsageError(f"--input {path}: expected a .txt or .jsonl file.")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--input {path}: {error.strerror if isinstance(error, OSError) else error}.") from None
     prompts, problems = {}, []
@@ -70,7 +71,7 @@ def read_prompts(path: Path) -> tuple[dict[int, str], list[str]]:
 def _read_json_prompt(line: str) -> str:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not _is_text(prompt):
@@ -101,10 +102,13 @@ class Output:
             return
         try:
             path.touch()
-            whole = path.read_bytes().rpartition(b"\n")[0]
+            whole, _, torn = path.read_bytes().rpartition(b"\n")
         except OSError as error:
             raise UsageError(f"--output {path}: {error.strerror}.") from None
-        for number, line in enumerate(whole.decode("utf-8").split("\n") if whole else (), start=1):
+        # Only the beginning of a record can be a torn line; anything else is someone's file.
+        if not (torn.startswith(RECORD_START) or RECORD_START.startswith(torn)):
+            raise UsageError(f"--output {path}: its last line was not written by refine.py; name a new file.")
+        for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
             record = self._read_record(number, line)
             if prompts.get(record["line"]) != record["prompt"]:
                 raise UsageError(f"--output {path}, line {number}: from another input; name a new file.")
@@ -113,11 +117,11 @@ class Output:
         with path.open("r+b") as file:
             file.truncate(len(whole) + 1 if whole else 0)
 
-    def _read_record(self, number: int, line: str) -> dict:
+    def _read_record(self, number: int, line: bytes) -> dict:
         try:
             record = json.loads(line)
-            return {"line": record["line"], "prompt": record["prompt"], "converged": record["converged"]}
-        except (json.JSONDecodeError, KeyError, TypeError):
+            return {"line": int(record["line"]), "prompt": record["prompt"], "converged": record["converged"]}
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError(
                 f"--output {self.path}, line {number}: not written by refine.py; name a new file."
             ) from None
@@ -157,6 +161,8 @@ def check(args: argparse.Namespace):
         raise UsageError("--prompt is empty or not text.")
     if args.max_steps < 0:
         raise UsageError(f"--max_steps must be at least 0, got {args.max_steps}.")
+    if not 0 <= args.seed < 2**63:
+        raise UsageError(f"--seed must lie between 0 and 2**63 - 1, got {args.seed}.")
     if args.max_new_tokens < 1:
         raise UsageError(f"--max_new_tokens must be at least 1, got {args.max_new_tokens}.")
 
@@ -165,6 +171,8 @@ def main(args: argparse.Namespace) -> int:
     """Run the loop, show and save each prompt as it finishes, and return the exit code."""
     check(args)
     prompts, problems = ({1: args.prompt}, []) if args.prompt is not None else read_prompts(args.input)
+    if not prompts and not problems:
+        raise UsageError(f"--input {args.input}: no prompts in it.")
     output = Output(args.output, prompts)
     console = Console()
     outcomes = [record["converged"] for record in output.finished.values()]

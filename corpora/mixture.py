@@ -20,7 +20,7 @@ def splice_safe(dataset: Dataset, safe: Dataset, share: float, seed: int) -> Dat
 
     Args:
         dataset: the rows.
-        safe: where the harmless responses come from.
+        safe: where the harmless responses come from; without any, nothing is spliced.
         share: in [0, 1].
         seed: of the draw.
     """
@@ -28,7 +28,7 @@ def splice_safe(dataset: Dataset, safe: Dataset, share: float, seed: int) -> Dat
     draw = random.Random(seed)
 
     def splice(response: str | None) -> str | None:
-        if response is None or draw.random() >= share:
+        if response is None or not harmless or draw.random() >= share:
             return response
         parts = [response, draw.choice(harmless)]
         draw.shuffle(parts)
@@ -47,7 +47,8 @@ def label_weights(labels: np.ndarray, category_balance: float, safety_balance: f
 
     Args:
         labels: of shape `(rows, categories)`, in [0, 1].
-        category_balance: the weight of a category's positives is (negatives / positives) to this power; 0 for none.
+        category_balance: the weight of a category's positives is (negatives / positives) to this power, where
+            positives are the fewer; 0 for none.
         safety_balance: the weight of safe rows is (unsafe rows / safe rows) to this power; 0 for none.
 
     Returns:

@@ -30,10 +30,14 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
         raise CorpusError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise CorpusError(f"{path}: no such file.")
-    for number, row in enumerate(_parse(path), start=1):
-        if not isinstance(row, dict):
-            raise CorpusError(f"{path}, row {number}: expected an object with named columns, got {type(row).__name__}.")
-        yield f"{path}, row {number}", row
+    try:
+        for number, row in enumerate(_parse(path), start=1):
+            if not isinstance(row, dict):
+                kind = type(row).__name__
+                raise CorpusError(f"{path}, row {number}: expected an object with named columns, got {kind}.")
+            yield f"{path}, row {number}", row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"{path}: can't be read ({error}).") from None
 
 
 def _parse(path: Path) -> Iterable[dict]:
@@ -50,8 +54,10 @@ def _parse_parquet(path: Path) -> list[dict]:
 
 
 def _parse_jsonl(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
+            if line.isspace():
+                continue
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
@@ -60,7 +66,7 @@ def _parse_jsonl(path: Path) -> Iterator[dict]:
 
 def _parse_json(path: Path) -> list[dict]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise CorpusError(f"{path}: not JSON ({error}).") from None
     if not isinstance(rows, list):
@@ -69,7 +75,8 @@ def _parse_json(path: Path) -> list[dict]:
 
 
 def _parse_csv(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is shorter than some answers
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         yield from csv.DictReader(lines)
 
 
@@ -98,7 +105,7 @@ def optional_text_column(place: str, row: dict, column: str) -> str | None:
 
 
 def json_column(place: str, row: dict, column: str):
-    """The value of `row[column]`; text, as a csv file gives it, is read as JSON.
+    """The value of `row[column]`; text, as a csv file gives it, is read as JSON, and blank text is `None`.
 
     Raises:
         CorpusError: when the text is not JSON.
@@ -106,6 +113,8 @@ def json_column(place: str, row: dict, column: str):
     value = row.get(column)
     if not isinstance(value, str):
         return value
+    if not value.strip():
+        return None
     try:
         return json.loads(value.lower() if value in ("True", "False") else value)
     except json.JSONDecodeError:

@@ -22,7 +22,7 @@ def load_safe(path: str, categories: Sequence[str]) -> Dataset:
     rows = [
         {
             "prompt": text_column(place, row, "prompt"),
-            "response": optional_text_column(place, row, "response"),
+            "response": optional_text_column(place, row, "response") or None,  # a csv cell can be empty
             "labels": zeros,
             "labels_mean": zeros,
         }
@@ -46,7 +46,13 @@ def crop_response(response: str, words: int) -> str:
 
 
 def match_lengths(safe: Dataset, reference: Dataset, seed: int) -> Dataset:
-    """Crop each safe response to a length drawn from the reference's responses, so that length tells nothing."""
+    """Crop each safe response to a length drawn from the reference's responses, so that length tells nothing.
+
+    Args:
+        safe: rows, some of them prompts alone.
+        reference: rows with responses.
+        seed: of the draw.
+    """
     lengths = [len(response.split()) for response in reference["response"] if response is not None]
     draw = random.Random(seed)
 

@@ -21,7 +21,14 @@ def load_xstest_prompts(path: str) -> Dataset:
             raise CorpusError(f"{place}: 'label' must be 'safe' or 'unsafe', got {label!r}.")
         columns = {column: text_column(place, row, column) for column in ("id", "prompt", "type")}
         rows.append({**columns, "is_safe": label == "safe"})
+    if not rows:
+        raise CorpusError(f"{path}: no rows.")
     return Dataset.from_list(rows)
+
+
+def _prompt_id(completion_id: str) -> str:
+    # The completions number the prompts of XSTest's second version "v2-1", ...; the prompts' own file says "1", ...
+    return completion_id.removeprefix("v2-")
 
 
 def load_xstest_completions(path: str, prompts: Dataset) -> Dataset:
@@ -40,11 +47,13 @@ def load_xstest_completions(path: str, prompts: Dataset) -> Dataset:
     by_id = {row["id"]: row for row in prompts}
     rows = []
     for place, row in read_rows(path):
-        label, key = text_column(place, row, "final_label"), text_column(place, row, "id")
+        label, key = text_column(place, row, "final_label"), _prompt_id(text_column(place, row, "id"))
         if label not in _LABELS:
             raise CorpusError(f"{place}: 'final_label' must be one of {', '.join(_LABELS)}, got {label!r}.")
         if key not in by_id:
             raise CorpusError(f"{place}: id {key!r} is not among the prompts.")
         columns = {"model": text_column(place, row, "model"), "response": row.get("completion") or "", "label": label}
         rows.append({**by_id[key], **columns})
+    if not rows:
+        raise CorpusError(f"{path}: no rows.")
     return Dataset.from_list(rows)

@@ -27,6 +27,7 @@ def best_balanced_threshold(score: np.ndarray, harmful: np.ndarray) -> float:
         score: max_j d_j of each pair, of shape `(pairs,)`.
         harmful: whether each is harmful, of the same shape; both kinds occur.
     """
+    score = score.astype(np.float64)
     precision, recall, cuts = precision_recall_curve(harmful, score, sample_weight=balanced_weights(harmful))
     f1 = 2 * precision * recall / (precision + recall).clip(min=1e-12)
     best = int(f1[:-1].argmax())

@@ -7,7 +7,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 from datasets import Dataset
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score
 
 from corpora.xstest import FULL_COMPLIANCE
 from evaluation.bootstrap import interval
@@ -115,7 +115,7 @@ def xstest_report(detector, prompts: Dataset, completions: Dataset) -> dict:
 
 
 def other_domains_report(detector, pairs: Dataset) -> dict:
-    """F1, AUPRC, recall and false alarms by source."""
+    """F1, AUPRC, recall and false alarms by source; `None` where a source has no pair of the kind."""
     scores = score(detector, pairs["prompt"], pairs["response"])
     harmful, sources = ~np.array(pairs["is_safe"]), np.array(pairs["source"])
     groups = {"all": np.ones(len(pairs), dtype=bool)} | {str(name): sources == name for name in np.unique(sources)}
@@ -131,21 +131,33 @@ def _binary_figures(max_risk: np.ndarray, harmful: np.ndarray) -> dict:
         "n": len(harmful),
         "harmful": int(harmful.sum()),
         "f1": _f1(harmful, flagged),
-        "auprc": float(average_precision_score(harmful, max_risk)),
-        "recall": float(flagged[harmful].mean()),
-        "fpr": float(flagged[~harmful].mean()),
-        "recall_at_fpr_0.2": float((max_risk[harmful] > np.quantile(max_risk[~harmful], 0.8)).mean()),
+        "auprc": float(average_precision_score(harmful, max_risk)) if harmful.any() else None,
+        "recall": _share(flagged[harmful]),
+        "fpr": _share(flagged[~harmful]),
+        "recall_at_fpr_0.2": None
+        if harmful.all()
+        else _share(max_risk[harmful] > np.quantile(max_risk[~harmful], 0.8)),
     }
 
 
 def _rates(flagged: np.ndarray, safe: np.ndarray, harmful: np.ndarray) -> dict:
     return {
-        "fpr": float(flagged[safe].mean()),
-        "fpr_interval": interval(np.mean, flagged[safe]),
-        "detection": float(flagged[harmful].mean()),
-        "detection_interval": interval(np.mean, flagged[harmful]),
+        "fpr": _share(flagged[safe]),
+        "fpr_interval": _share_interval(flagged[safe]),
+        "detection": _share(flagged[harmful]),
+        "detection_interval": _share_interval(flagged[harmful]),
     }
 
 
 def _f1(truth: np.ndarray, flagged: np.ndarray) -> float:
-    return float(f1_score(truth, flagged, zero_division=0))
+    hits = (truth & flagged).sum()
+    return float(2 * hits / max(truth.sum() + flagged.sum(), 1))
+
+
+def _share(flagged: np.ndarray) -> float | None:
+    """The mean of flags, `None` of none."""
+    return float(flagged.mean()) if flagged.size else None
+
+
+def _share_interval(flagged: np.ndarray) -> tuple[float, float] | None:
+    return interval(np.mean, flagged) if flagged.size else None

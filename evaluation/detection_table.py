@@ -26,11 +26,13 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _with_interval(value: float, bounds: tuple[float, float]) -> str:
+def _with_interval(value: float | None, bounds: tuple[float, float] | None) -> str:
+    if bounds is None:
+        return "-"
     return f"{_percent(value)} [{_percent(bounds[0])}, {_percent(bounds[1])}]"
 
 

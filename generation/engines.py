@@ -1,5 +1,7 @@
 """The one spelling of an engine: `embedded`, or `KIND:MODEL`."""
 
+from safetensors import SafetensorError
+
 from generation.base import TextGenerator
 from generation.embedded import embedded_model
 from generation.transformers_engine import TransformersEngine
@@ -21,6 +23,6 @@ def load_engine(spelling: str) -> TextGenerator:
             return TransformersEngine(str(embedded_model()))
         if kind == "transformers" and model:
             return TransformersEngine(model)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"{spelling}: {str(error).splitlines()[0]}") from None
     raise EngineError(f"{spelling!r} names no engine: use 'embedded' or 'transformers:NAME_OR_PATH'.")

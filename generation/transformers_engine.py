@@ -32,6 +32,9 @@ class TransformersEngine:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto").to(self.device).eval()
+        eos = self.model.generation_config.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
+        self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
         self.context_length: int = self.model.config.get_text_config().max_position_embeddings
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
@@ -42,8 +45,10 @@ class TransformersEngine:
                 raise PromptTooLongError(index, len(ids), self.context_length, chats[index][-1]["content"])
         order = sorted(range(len(chats)), key=lambda index: len(encoded[index]))
         completions: dict[int, Completion] = {}
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        # A chat without full room for its answer goes alone: it would shorten the answers of its batch.
+        roomy = [row for row in order if len(encoded[row]) + sampling.max_new_tokens <= self.context_length]
+        batches = [roomy[start : start + self.batch_size] for start in range(0, len(roomy), self.batch_size)]
+        for rows in [*batches, *([row] for row in order[len(roomy) :])]:
             completions |= zip(rows, self._generate_batch([encoded[row] for row in rows], sampling), strict=True)
         return [completions[index] for index in range(len(chats))]
 
@@ -51,9 +56,15 @@ class TransformersEngine:
         escaped = [message | {"content": self._escape(message["content"])} for message in chat]
         return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
 
+    @property
+    def _special_tokens(self) -> set[str]:
+        # Those without a named slot, as Llama 3's headers, are missing from `all_special_tokens`.
+        added = self.tokenizer.added_tokens_decoder.values()
+        return {token.content for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+
     def _escape(self, text: str) -> str:
         # A message is data: a chat-template token in it must not open another turn.
-        for token in self.tokenizer.all_special_tokens:
+        for token in self._special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
@@ -67,19 +78,16 @@ class TransformersEngine:
         config = GenerationConfig(
             max_new_tokens=min(sampling.max_new_tokens, self.context_length - width),
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id,
+            eos_token_id=self.eos_token_ids,
             **decoding,
         )
         with torch.random.fork_rng():
             torch.manual_seed(sampling.seed)
             output = self.model.generate(**batch, generation_config=config)  # (B, width + new)
-        eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        return [
-            self._completion(new, len(ids), eos) for new, ids in zip(output[:, width:].tolist(), encoded, strict=True)
-        ]
+        return [self._completion(new, len(ids)) for new, ids in zip(output[:, width:].tolist(), encoded, strict=True)]
 
-    def _completion(self, new: list[int], prompt_tokens: int, eos: list[int]) -> Completion:
-        end = next((place for place, token in enumerate(new) if token in eos), None)
+    def _completion(self, new: list[int], prompt_tokens: int) -> Completion:
+        end = next((place for place, token in enumerate(new) if token in self.eos_token_ids), None)
         text = self.tokenizer.decode(new[:end], skip_special_tokens=True).strip()
         length = len(new) if end is None else end + 1
         return Completion(text, prompt_tokens, length, "length" if end is None else "stop")

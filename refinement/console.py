@@ -1,5 +1,7 @@
 """A refinement on the terminal: each step's prompt, risk bars and efforts, then the answer."""
 
+import re
+
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -10,6 +12,7 @@ from refinement.loop import Refinement, Step
 
 # An answer that is still unsafe is not shown by chance: who wants it asks for --json.
 NOT_SAFE = "No safe answer was found: the lowest risk is {:.2f}, above the threshold. Its answer is withheld here."
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 EFFORT_STYLES = {"Minor": "yellow", "Mild": "dark_orange", "Severe": "red"}
 
 
@@ -18,22 +21,27 @@ def show(refinement: Refinement, console: Console):
     for number, step in enumerate(refinement.steps):
         console.print(_step_panel(step, "Prompt" if number == 0 else f"Rewrite {number}"))
     if refinement.error:
-        console.print(Text(f"Stopped: {refinement.error}", style="bold red"))
+        console.print(_text(f"Stopped: {refinement.error}", style="bold red"))
     if not refinement.steps:
         return
     best = refinement.best
     if refinement.converged:
-        console.print(Panel(Text(best.response), title="Safe answer", border_style="green"))
+        console.print(Panel(_text(best.response), title="Safe answer", border_style="green"))
     else:
         console.print(Panel(NOT_SAFE.format(best.max_risk), title="Not safe", border_style="red"))
     spent = f"{refinement.calls['target']} answers, {refinement.calls['refiner']} rewrites, {refinement.seconds:.1f} s"
     console.print(Text(f"{len(refinement.steps) - 1} steps, {spent}", style="dim"))
 
 
+def _text(text: str, style: str = "") -> Text:
+    # A control character from a model must not drive the terminal.
+    return Text(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text), style=style)
+
+
 def _step_panel(step: Step, title: str) -> Panel:
-    parts: list[Text | Table] = [Text(step.prompt, style="bold")]
+    parts: list[Text | Table] = [_text(step.prompt, style="bold")]
     if step.note:
-        parts.append(Text(step.note, style="italic"))
+        parts.append(_text(step.note, style="italic"))
     if step.is_safe:
         parts.append(Text(f"safe: highest risk {step.max_risk:.2f}", style="green"))
     else:

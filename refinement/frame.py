@@ -33,14 +33,15 @@ RETRY = (
 )
 
 _TAG = re.compile(r"<(?=\s*/?\s*(?:prompt|gradient|refined)\b)", re.IGNORECASE)
-_REFINED = re.compile(r"<refined>(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_REFINED = re.compile(r"(?:<refined>\s*)+(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _LEAD_IN = re.compile(
     r"\A(?:sure|certainly|of course|okay|ok)?[\s,!.:]*"
-    r"(?:here(?:'s| is| are)\b[^\n:]*|(?:the |my )?(?:rewritten|refined|revised|safer|new) (?:prompt|question)[^\n:]*)"
+    r"(?:here(?:['’]s| is| are)\b[^\n:]*|"
+    r"(?:the |my )?(?:rewritten|refined|revised|safer|new) (?:prompt|question)[^\n:]*)"
     r":\s*",
     re.IGNORECASE,
 )
-_FENCE = re.compile(r"\A```[^\n]*\n(.*?)\n?```\Z", re.DOTALL)
+_FENCE = re.compile(r"\A```(?:[^\n]*\n)?(.*?)\n?```\Z", re.DOTALL)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))
 
 
@@ -74,11 +75,12 @@ def read_refined(reply: str) -> str | None:
     quotes.
     """
     tagged = _REFINED.search(reply)
-    text = (tagged.group(1) if tagged else reply).strip()
+    text = tagged.group(1).strip() if tagged else _LEAD_IN.sub("", reply.strip()).strip()
     fenced = _FENCE.match(text)
-    text = _LEAD_IN.sub("", fenced.group(1).strip() if fenced else text).strip()
+    text = fenced.group(1).strip() if fenced else text
     for opening, closing in _QUOTES:
-        if len(text) > 1 and text.startswith(opening) and text.endswith(closing):
-            text = text[1:-1].strip()
+        inner = text[1:-1]
+        if len(text) > 1 and text.startswith(opening) and text.endswith(closing) and closing not in inner:
+            text = inner.strip()
     text = re.sub(r"</?\s*(?:prompt|gradient|refined)\s*>", "", text, flags=re.IGNORECASE).strip()
     return text if any(character.isalnum() for character in text) else None

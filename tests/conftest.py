@@ -76,7 +76,7 @@ def chat_model_without_template(tmp_path_factory):
 def tiny_encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     words = sorted(set(" ".join(SENTENCES).lower().replace(",", " ,").replace("?", " ?").replace(".", " .").split()))
-    letters = [letter for letter in "abcdefghijklmnopqrstuvwxyz"]
+    letters = list("abcdefghijklmnopqrstuvwxyz")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *words]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = BertTokenizer(vocab=vocabulary)

@@ -223,12 +223,12 @@ def test_assess_says_all_that_users_read(tiny_detector):
 def test_an_over_long_pair_loses_the_end_of_its_longer_side_only(tiny_detector):
     model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
     limit = model.config.max_length
-    for prompt, response in [("cat " * 3 * limit, "dog sat"), ("dog sat", "cat " * 3 * limit)]:
+    for prompt, response in [("bread " * 3 * limit, "busy street"), ("busy street", "bread " * 3 * limit)]:
         encodings, dropped = model.encode_pairs([prompt], [response])
         kept = model.tokenizer.decode(encodings[0]["input_ids"])
         assert len(encodings[0]["input_ids"]) == limit
         assert dropped[0] == 3 * limit + 2 + 3 - limit
-        assert "dog sat" in kept
+        assert "busy street" in kept
         assert model.assess([prompt], [response])[0].truncated_tokens == dropped[0]
     assert model.assess("the cat", "sat")[0].truncated_tokens == 0
 

@@ -19,7 +19,7 @@ Args:
 Returns:
     binary_f1, auprc: of the highest risk against "any label".
     micro_f1, macro_f1, map: over the categories; map is the mean average precision.
-    category_f1: a list, one a category.
+    category_f1: a list, one a category; 0 for a category that neither occurs nor is flagged.
     ece: expected calibration error of the highest risk. category_ece: its mean over the categories.
     flag_rate_safe, flag_rate_harmful: the share of safe and of harmful pairs above the threshold.
     What the references leave undefined (no harmful pair, no safe one) is nan.
@@ -50,12 +50,13 @@ class RiskDistribution(evaluate.Metric):
         risk, labels = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float) > 0.5  # (N, 14)
         score, harmful = risk.max(1), labels.any(1)
         flagged = risk > threshold
-        category_f1 = f1_score(labels, flagged, average=None, zero_division=0)
+        hits, size = (labels & flagged).sum(0), labels.sum(0) + flagged.sum(0)  # (14,)
+        category_f1 = 2 * hits / size.clip(min=1)
         present = labels.any(0)
         return {
             "binary_f1": f1_score(harmful, flagged.any(1), zero_division=0),
             "auprc": average_precision_score(harmful, score) if harmful.any() else np.nan,
-            "micro_f1": f1_score(labels, flagged, average="micro", zero_division=0),
+            "micro_f1": 2 * hits.sum() / max(size.sum(), 1),
             "macro_f1": category_f1.mean(),
             "map": average_precision_score(labels[:, present], risk[:, present]) if present.any() else np.nan,
             "category_f1": category_f1.tolist(),

@@ -1,0 +1,75 @@
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from refinement.console import show
+from refinement.loop import Refinement, Step
+
+CATEGORY = "privacy_violation"
+
+
+def unsafe(prompt="a risky prompt", response="a risky answer", risk=0.8, effort="Severe", note=None):
+    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", note)
+
+
+def safe(prompt="a safe prompt", response="a helpful answer"):
+    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "")
+
+
+def shown(*steps, **fields):
+    refinement = Refinement(steps[0].prompt if steps else "a prompt", steps=list(steps), **fields)
+    file = StringIO()
+    show(refinement, Console(file=file, width=100))
+    return file.getvalue()
+
+
+def test_a_step_shows_its_prompt_its_risk_and_the_effort():
+    text = shown(unsafe(), safe())
+    risk_line = next(line for line in text.split("\n") if CATEGORY in line)
+    assert "0.80 ± 0.05" in risk_line
+    assert "Severe" in risk_line
+    assert "a risky prompt" in text
+
+
+def test_a_converged_refinement_shows_its_rewrites_and_the_safe_answer():
+    calls = {"target": 2, "refiner": 1, "detector": 2}
+    text = shown(unsafe(), safe(), calls=calls, seconds=1.25)
+    assert text.index("Rewrite 1") < text.index("a safe prompt") < text.index("Safe answer")
+    assert text.index("Safe answer") < text.index("a helpful answer")
+    assert "a risky answer" not in text
+    assert "Not safe" not in text
+    assert "1 steps, 2 answers, 1 rewrites, 1.2 s" in text
+
+
+def test_a_refinement_that_did_not_converge_says_not_safe_with_its_lowest_risk_and_withholds_the_answer():
+    text = shown(unsafe(risk=0.9), unsafe(risk=0.45, effort="Minor"))
+    assert "Not safe" in text
+    assert "0.45, above the threshold" in text
+    assert "Safe answer" not in text
+    assert "a risky answer" not in text
+
+
+def test_an_error_and_a_note_are_shown():
+    text = shown(unsafe(note="the prompt was kept"), error="refiner: too long")
+    assert "Stopped: refiner: too long" in text
+    assert "the prompt was kept" in text
+
+
+def test_a_refinement_without_a_step_shows_its_error_alone():
+    assert shown(error="target: too long") == "Stopped: target: too long\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["[bold]loud[/bold]", "[/]", "\\[red]x", ":smile:", "[link=https://a.example]b[/link]"]
+)
+def test_markup_in_a_prompt_an_answer_a_note_or_an_error_is_printed_literally(text):
+    assert shown(safe(prompt=text, response="x")).count(text) == 1
+    assert shown(safe(response=text)).count(text) == 1
+    assert shown(unsafe(note=text)).count(text) == 1
+    assert shown(unsafe(), error=text).count(text) == 1
+
+
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m"])
+def test_a_terminal_control_in_an_answer_does_not_reach_the_terminal(control):
+    assert control[0] not in shown(safe(response=f"before {control} after"))
