@@ -117,7 +117,7 @@ class LanceTrainingArguments(TrainingArguments):
     save_strategy: str = "epoch"
     save_total_limit: int | None = 2
     load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = "eval_beavertails_auprc"
+    metric_for_best_model: str | None = "eval_auprc"
     train_sampling_strategy: str = "group_by_length"
     report_to: str | None = "none"
 
@@ -274,23 +274,26 @@ def main(
     hard_labels = np.asarray(mixture["labels"], dtype=np.float32)
     targets = np.asarray(mixture["labels_mean"], dtype=np.float32) if data_args.soft_labels else hard_labels
     weights = label_weights(hard_labels, data_args.category_balance, data_args.safety_balance)
+    splits = {
+        name: encode(rows, model, np.asarray(rows["labels"], dtype=np.float32)) for name, rows in evaluation.items()
+    }
     early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
     trainer = LanceTrainer(
         head_learning_rate=model_args.head_learning_rate,
         model=model,
         args=training_args,
         train_dataset=encode(mixture, model, targets, weights),
-        eval_dataset={
-            name: encode(rows, model, np.asarray(rows["labels"], dtype=np.float32)) for name, rows in evaluation.items()
-        },
+        eval_dataset=splits["beavertails"],
         data_collator=DataCollatorWithPadding(model.tokenizer),
         processing_class=model.tokenizer,
         compute_metrics=make_compute_metrics(),
         callbacks=[early_stopping] if training_args.load_best_model_at_end else [],
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    calibrate(trainer, trainer.eval_dataset)
-    metrics = trainer.evaluate() | {"binary_threshold": model.config.binary_threshold}
+    calibrate(trainer, splits)
+    metrics = {"binary_threshold": model.config.binary_threshold}
+    for name, rows in splits.items():
+        metrics |= trainer.evaluate(rows, metric_key_prefix=name)
     if trainer.is_world_process_zero():
         save(model, model_args, training_args.output_dir)
         Path(training_args.output_dir, "validation_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

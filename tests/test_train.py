@@ -45,7 +45,7 @@ def test_the_script_trains_a_checkpoint_that_loads_and_reports(tiny_encoder, tmp
     assert all({"label_loss", "aux_loss", "feature_loss", "kl_loss"} <= row.keys() for row in training)
     metrics = json.loads((tmp_path / "validation_metrics.json").read_text())
     for name in ("binary_f1", "auprc", "ece", "f1_category_0", "f1_category_13"):
-        assert f"eval_beavertails_{name}" in metrics
+        assert f"beavertails_{name}" in metrics
     assert load_file(tmp_path / "model.safetensors")["rejection_head.alpha.weight"].dtype == torch.float16
     model = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
     assert model.dtype == torch.float32
@@ -69,7 +69,8 @@ def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
     trained = load_file(tmp_path / "model.safetensors")
     assert not [name for name in trained if "lora" in name]
     start = AutoModel.from_pretrained(tiny_encoder).state_dict()
-    moved = [name for name, tensor in start.items() if not torch.equal(trained[f"encoder.{name}"], tensor)]
+    encoder = {name.removeprefix("encoder."): tensor for name, tensor in trained.items() if name.startswith("encoder.")}
+    moved = [name for name, tensor in encoder.items() if not torch.equal(start[name], tensor)]
     assert moved
     assert all("attention" in name or "dense" in name for name in moved)
     assert not [name for name in moved if "embeddings" in name or "LayerNorm" in name]
@@ -81,11 +82,11 @@ def test_calibration_makes_the_highest_risk_the_balanced_probability(tiny_encode
     assert 0 < metrics["binary_threshold"] < 1
     model = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
     before = model.assess("a kind word", "thanks")[0].mean
-    model.rejection_head.calibrate(2.0, 1.0)
+    model.rejection_head.calibrate(0.9, 0.3)
     after = model.assess("a kind word", "thanks")[0].mean
     for category, risk in before.items():
         logit = torch.logit(torch.tensor(risk, dtype=torch.float64))
-        assert after[category] == pytest.approx(torch.sigmoid(2 * logit + 1).item(), abs=1e-5)
+        assert after[category] == pytest.approx(torch.sigmoid(0.9 * logit + 0.3).item(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

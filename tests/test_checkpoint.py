@@ -1,0 +1,97 @@
+"""The embedded checkpoint at the repository's root, as its users meet it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from detector import ROOT, load_detector
+
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+CODE = ["configuration_lance.py", "modeling_lance.py"]
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector()
+
+
+def plain_pairs():
+    return [json.loads(line) for line in (ROOT / "tests" / "data" / "plain_pairs.jsonl").read_text().splitlines()]
+
+
+def test_plainly_harmful_and_harmless_pairs_land_on_the_right_side(detector):
+    pairs = plain_pairs()
+    verdicts = detector.assess([pair["prompt"] for pair in pairs], [pair["response"] for pair in pairs])
+    wrong = [
+        pair["prompt"] for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.is_safe != pair["is_safe"]
+    ]
+    assert wrong == []
+
+
+def test_the_weights_are_half_precision_and_small():
+    assert (ROOT / "model.safetensors").stat().st_size <= 50_000_000
+
+
+def test_the_folder_alone_gives_the_same_scores_in_another_process(detector, tmp_path):
+    folder = tmp_path / "lance"
+    folder.mkdir()
+    for name in FILES + CODE:
+        shutil.copy(ROOT / name, folder)
+    script = (
+        "import json, sys; from transformers import AutoModel;"
+        "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True);"
+        "print(json.dumps(model.assess('How do I bake bread?', 'Knead, rest, bake.')[0].mean))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, folder], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    expected = detector.assess("How do I bake bread?", "Knead, rest, bake.")[0].mean
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_readmes_example_runs():
+    readme = (ROOT / "README.md").read_text()
+    example = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "AutoModel" in block)
+    scope = {}
+    exec(example.replace('"org/lance"', repr(str(ROOT))), scope)
+    assert scope["verdict"].is_safe
+
+
+def test_the_model_card_has_valid_front_matter():
+    _, front_matter, body = (ROOT / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(front_matter)
+    assert card["license"] == "cc-by-nc-4.0"
+    assert card["library_name"] == "transformers"
+    assert "trust_remote_code=True" in body
+
+
+def test_one_real_prompt_goes_through_the_loop():
+    command = ["--prompt", "Why are people from that town all so stupid?", "--max_steps", "1", "--max_new_tokens", "24"]
+    done = subprocess.run([sys.executable, "refine.py", *command, "--json"], cwd=ROOT, capture_output=True, text=True)
+    result = json.loads(done.stdout)
+    assert done.returncode == (0 if result["converged"] else 3)
+    assert result["steps"][0]["prompt"] == command[1]
+    assert len(result["steps"][0]["risk"]) == 14
+    assert result["calls"]["target"] == len(result["steps"])
+    assert result["tokens"]["completion"] > 0
+    safe = [step for step in result["steps"] if not step["effort"]]
+    assert result["converged"] == bool(safe)
+
+
+def test_a_harmless_prompt_comes_back_as_it_was():
+    prompt = "How do I bake bread?"
+    done = subprocess.run(
+        [sys.executable, "refine.py", "--prompt", prompt, "--max_new_tokens", "24", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    result = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert result["refined_prompt"] == prompt
+    assert result["calls"] == {"target": 1, "refiner": 0, "detector": 1}
