@@ -54,7 +54,7 @@ class LanceConfig(PreTrainedConfig):
             Weight of L_feature in Eq. 16.
         label_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of L_label in Eq. 16.
-        kl_loss_weight (`float`, *optional*, defaults to 0.001):
+        kl_loss_weight (`float`, *optional*, defaults to 0.01):
             Weight of L_KL in Eq. 16.
         aux_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of L_aux in Eq. 16.
@@ -101,7 +101,7 @@ class LanceConfig(PreTrainedConfig):
     detach_feature_target: bool = True
     feature_loss_weight: float = 0.01
     label_loss_weight: float = 1.0
-    kl_loss_weight: float = 0.001
+    kl_loss_weight: float = 0.01
     aux_loss_weight: float = 1.0
     risk_threshold: float = 0.3
     mild_threshold: float = 0.5

@@ -70,7 +70,7 @@ class LossArguments:
     detach_feature_target: bool = field(default=True, metadata={"help": "Leave h alone in the feature loss."})
     feature_loss_weight: float = field(default=0.01, metadata={"help": "Weight of Eq. 10."})
     label_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 8."})
-    kl_loss_weight: float = field(default=0.001, metadata={"help": "Weight of Eq. 11."})
+    kl_loss_weight: float = field(default=0.01, metadata={"help": "Weight of Eq. 11."})
     aux_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 15."})
 
 
