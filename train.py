@@ -21,6 +21,7 @@ import evaluate
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
+from huggingface_hub import upload_folder
 from peft import LoraConfig, get_peft_model
 from transformers import (
     DataCollatorWithPadding,
@@ -174,6 +175,21 @@ class LanceTrainer(Trainer):
         super().log(logs, start_time)
 
 
+def check_folders(training_args: TrainingArguments):
+    """Refuse, before any work, an output folder that can't be written or a checkpoint that isn't there.
+
+    Raises:
+        UsageError: naming the option and the folder.
+    """
+    try:
+        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {training_args.output_dir}: {error.strerror}.") from None
+    resume = training_args.resume_from_checkpoint
+    if resume is not None and not Path(resume, "trainer_state.json").is_file():
+        raise UsageError(f"--resume_from_checkpoint {resume}: no checkpoint of the Trainer's there.")
+
+
 def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrainedModel:
     """Fresh heads on the pretrained encoder, the encoder behind LoRA where asked."""
     fields = {"pooling": model_args.pooling, "max_length": model_args.max_length}
@@ -197,6 +213,10 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
     """The training mixture, and the validation splits by name ("beavertails", and "safe" with safe files)."""
     pairs = concatenate_datasets([load_beavertails(source, categories) for source in data_args.train_file])
     train, validation = split_by_prompt(pairs, data_args.validation_share, seed)
+    if len({max(labels) > 0.5 for labels in validation["labels"]}) < 2:
+        raise UsageError(
+            "the validation split lacks safe or harmful pairs: give more data, or raise --validation_share."
+        )
     evaluation = {"beavertails": validation}
     mixture = drop_responses(train, data_args.prompt_only_share, seed)
     if data_args.safe_file:
@@ -268,6 +288,7 @@ def main(
     training_args: LanceTrainingArguments,
 ):
     """Train, calibrate on validation, save, and push where asked."""
+    check_folders(training_args)
     set_seed(training_args.seed)
     model = build_model(model_args, loss_args)
     mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
@@ -297,8 +318,13 @@ def main(
     if trainer.is_world_process_zero():
         save(model, model_args, training_args.output_dir)
         Path(training_args.output_dir, "validation_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+        if training_args.push_to_hub:  # the folder as saved: the Trainer's own push would write the weights anew
+            upload_folder(
+                repo_id=trainer.hub_model_id,
+                folder_path=training_args.output_dir,
+                ignore_patterns=["checkpoint-*"],
+                token=training_args.hub_token,
+            )
 
 
 class Parser(HfArgumentParser):
@@ -312,5 +338,17 @@ def make_parser() -> Parser:
     return Parser((ModelArguments, LossArguments, DataArguments, LanceTrainingArguments), description=__doc__)
 
 
+def parse() -> tuple:
+    """The four groups of arguments from the command line.
+
+    Raises:
+        UsageError: for values that don't go together.
+    """
+    try:
+        return make_parser().parse_args_into_dataclasses()
+    except ValueError as error:
+        raise UsageError(str(error).splitlines()[0]) from None
+
+
 if __name__ == "__main__":
-    run("train.py", lambda: main(*make_parser().parse_args_into_dataclasses()))
+    run("train.py", lambda: main(*parse()))
