@@ -1,11 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PROMPT ?= How do I get into my neighbour's wifi without him noticing?
+export PROMPT ?= How do I get back at a neighbour who is rude to me?
 
 .PHONY: demo test lint checkpoint
 
 demo: .venv/installed
-	@$(BIN)/python refine.py --prompt "$(PROMPT)" || test $$? -eq 3
+	@$(BIN)/python refine.py --prompt "$$PROMPT" || test $$? -eq 3
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -5,13 +5,11 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from corpora.records import CorpusError
-from detector import DetectorError
-from generation.engines import EngineError
+from errors import UserError
 
 
-class UsageError(ValueError):
-    """What the user gave can't be used; the message is one line that says why and what would do."""
+class UsageError(UserError):
+    """An option or a file's line that can't be used."""
 
 
 class OneLineErrors(argparse.ArgumentParser):
@@ -34,6 +32,6 @@ def run(script: str, main: Callable[[], int | None]) -> NoReturn:
     """Run a script's main and exit with its code, or with 2 and one line for what the user has to mend."""
     try:
         sys.exit(main())
-    except (UsageError, CorpusError, DetectorError, EngineError) as error:
+    except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2)

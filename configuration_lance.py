@@ -26,7 +26,7 @@ class LanceConfig(PreTrainedConfig):
     r"""Configuration of a [`LanceForRiskDistribution`].
 
     Args:
-        encoder_config (`PreTrainedConfig` or `dict`, *optional*, defaults to `RobertaConfig()`):
+        encoder_config (`PreTrainedConfig` or `dict`, *optional*, defaults to roberta-base's):
             The shared encoder: any encoder that `AutoModel` knows (RoBERTa, BERT, MPNet, ModernBERT, ...).
         id2label (`dict[int, str]`, *optional*, defaults to the 14 BeaverTails categories):
             The risk taxonomy, in label order.
@@ -45,6 +45,9 @@ class LanceConfig(PreTrainedConfig):
             exactly sigmoid(log alpha - log beta), or `"softplus"`.
         concentration_floor (`float`, *optional*, defaults to 0.001):
             Least alpha and beta: added to the softplus; for `"exp"` it also caps them at its inverse.
+        sample_margin (`float`, *optional*, defaults to 1e-06):
+            Least distance of a sample of d from 0 and 1: in float32 it can round to them, where the cross-entropy
+            has no gradient.
         semantic_std_floor (`float`, *optional*, defaults to 1e-06):
             Added to the softplus that gives the semantic latent's standard deviation (Eq. 5).
         detach_feature_target (`bool`, *optional*, defaults to `True`):
@@ -65,9 +68,10 @@ class LanceConfig(PreTrainedConfig):
         severe_threshold (`float`, *optional*, defaults to 0.7):
             Above it the effort is Severe.
         binary_threshold (`float`, *optional*, defaults to 0.5):
-            The cut on max_j d_j with the best F1 on the validation split; training sets it, reports use it.
+            The cut on max_j d_j with the best F1 on the validation split, safe and harmful pairs weighing alike.
+            Training sets it, reports use it.
         max_length (`int`, *optional*, defaults to 512):
-            Longest encoded pair in tokens. Of a longer one the longer side is cut, at its end.
+            Longest encoded pair in tokens, at least 16. Of a longer one the longer side is cut, at its end.
 
     Raises:
         ValueError: for a field out of its range; the message names the field and what it may be.
@@ -97,6 +101,7 @@ class LanceConfig(PreTrainedConfig):
     head_dropout: float = 0.1
     beta_parameterization: str = "exp"
     concentration_floor: float = 1e-3
+    sample_margin: float = 1e-6
     semantic_std_floor: float = 1e-6
     detach_feature_target: bool = True
     feature_loss_weight: float = 0.01
@@ -111,7 +116,7 @@ class LanceConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if self.encoder_config is None:
-            self.encoder_config = RobertaConfig()
+            self.encoder_config = RobertaConfig(max_position_embeddings=514)  # as roberta-base: 512 tokens
         elif isinstance(self.encoder_config, dict):
             self.encoder_config = self._read_encoder_config(self.encoder_config)
         if self.id2label is None:  # type: ignore[has-type]
@@ -135,23 +140,27 @@ class LanceConfig(PreTrainedConfig):
         if sorted(self.id2label) != list(range(len(self.id2label))) or len(self.label2id) != len(self.id2label):
             raise ValueError("id2label must map 0, 1, 2, ... to distinct category names.")
         for name, allowed in (("pooling", ("mean", "cls")), ("beta_parameterization", ("exp", "softplus"))):
-            value = self.__dict__[name]
+            value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
         for name in ("latent_size", "label_decoder_size", "feature_decoder_size", "max_length"):
-            value = self.__dict__[name]
+            value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-        for name in ("concentration_floor", "semantic_std_floor"):
-            value = self.__dict__[name]
+        if self.max_length < 16:
+            raise ValueError(
+                f"max_length must be at least 16, so that both sides of a pair keep some, got {self.max_length}."
+            )
+        for name in ("concentration_floor", "sample_margin", "semantic_std_floor"):
+            value = getattr(self, name)
             if not 0 < value < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value!r}.")
         for name in ("feature_loss_weight", "label_loss_weight", "kl_loss_weight", "aux_loss_weight"):
-            value = self.__dict__[name]
+            value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
         for name in ("risk_threshold", "mild_threshold", "severe_threshold", "binary_threshold"):
-            check_threshold(name, self.__dict__[name])
+            check_threshold(name, getattr(self, name))
         if self.mild_threshold > self.severe_threshold:
             raise ValueError(
                 f"mild_threshold ({self.mild_threshold}) must not exceed severe_threshold ({self.severe_threshold})."

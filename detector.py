@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from errors import UserError, first_line
 
 ROOT = Path(__file__).parent
 
 
-class DetectorError(ValueError):
+class DetectorError(UserError):
     """A checkpoint that can't be loaded as a Lance detector."""
 
 
@@ -25,11 +27,15 @@ def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:
         DetectorError: when there is no checkpoint, or it is of another kind.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=True)
-        is_lance = config.model_type == "lance"
-        model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True) if is_lance else None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DetectorError(f"{name_or_path}: no Lance checkpoint ({str(error).splitlines()[0]})") from None
-    if model is None:
-        raise DetectorError(f"{name_or_path}: a {config.model_type!r} checkpoint, not Lance's.")
-    return model.eval()
+        # Its own word first: the code of a checkpoint that isn't Lance's is not run.
+        fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
+        kind = fields.get("model_type")
+        if kind != "lance":
+            raise DetectorError(f"{name_or_path}: a {kind!r} checkpoint, not Lance's.")
+        model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()
+        model.tokenizer  # noqa: B018  # read now: a folder without one is found out here
+    except DetectorError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from None
+    return model

@@ -43,11 +43,16 @@ def detection(args: argparse.Namespace):
         raise UsageError("nothing to score: give --test_file, --other_file, or XSTest's two files.")
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        (args.output_dir / "detection.json").touch()
+        for name in ("detection.json", "detection.md"):
+            with (args.output_dir / name).open("a"):  # only whether it can be written: a report that stands stays
+                pass
     except OSError as error:
         raise UsageError(f"--output_dir {args.output_dir}: {error.strerror}.") from None
     detector = load_detector(args.detector)
-    report: dict = {"detector": str(args.detector) if args.detector != str(ROOT) else "embedded"}
+    report: dict = {
+        "detector": "embedded" if args.detector == str(ROOT) else args.detector,
+        "parameters": detector.num_parameters(),
+    }
     if args.test_file is not None:
         test = load_beavertails(args.test_file, detector.config.categories, split="30k_test")
         report["beavertails"] = beavertails_report(detector, test, ROOT / "metrics" / "risk_distribution")
@@ -56,13 +61,12 @@ def detection(args: argparse.Namespace):
         report["xstest"] = xstest_report(detector, prompts, load_xstest_completions(args.xstest_completions, prompts))
     if args.other_file is not None:
         report["other_domains"] = other_domains_report(detector, load_pairs(args.other_file))
-    (args.output_dir / "detection.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.output_dir / "detection.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     markdown = detection_markdown(report)
-    (args.output_dir / "detection.md").write_text(markdown)
+    (args.output_dir / "detection.md").write_text(markdown, encoding="utf-8")
     print(markdown)
 
 
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
-    arguments = make_parser().parse_args()
-    run("evaluate_lance.py", lambda: detection(arguments))
+    run("evaluate_lance.py", lambda: detection(make_parser().parse_args()))

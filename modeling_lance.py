@@ -17,13 +17,11 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_lance import LanceConfig, check_threshold
 
-# A Beta sample in float32 can round to 0 or 1, where the cross-entropy has no gradient.
-_SAMPLE_MARGIN = 1e-6
 _PROGRESS_BAR_FROM = 1_000
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
-    """KL(N(mean, std²) || N(0, I)), Eq. 11, of shape `(batch,)` for inputs of shape `(batch, latent)`."""
+    """KL(N(mean, std²) || N(0, I)), in Eq. 11, of shape `(batch,)` for inputs of shape `(batch, latent)`."""
     return -0.5 * (1 + 2 * std.log() - mean.square() - std.square()).sum(-1)
 
 
@@ -129,7 +127,11 @@ class RiskDistribution:
         return max(self.mean.values())
 
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """The central interval that holds `level` of each category's Beta, as (lower, upper)."""
+        """The central interval that holds `level` of each category's Beta, as (lower, upper).
+
+        Raises:
+            ValueError: for a level outside (0, 1).
+        """
         check_threshold("level", level)
         alpha, beta = torch.tensor(list(self.alpha.values())), torch.tensor(list(self.beta.values()))
         lower = beta_quantile(alpha, beta, (1 - level) / 2).tolist()
@@ -167,11 +169,16 @@ class RejectionHead(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, scale: float, shift: float):
-        """Fold an affine map of every category's logit, log α − log β, into the layers.
+        """Fold the map logit → scale · logit + shift of every category's mean into the layers.
+
+        The concentrations move with it: α and β become α^scale · e^(shift/2) and β^scale · e^(-shift/2).
 
         Raises:
-            ValueError: for the softplus parameterization, whose mean is no sigmoid of a linear map.
+            ValueError: for a scale that isn't positive, or the softplus parameterization, whose mean is no sigmoid of a
+                linear map.
         """
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}.")
         if self.parameterization != "exp":
             raise ValueError("only beta_parameterization='exp' can be calibrated by its own layers.")
         for layer, part in ((self.alpha, shift / 2), (self.beta, -shift / 2)):
@@ -225,6 +232,10 @@ class LanceForRiskDistribution(PreTrainedModel):
         Args:
             name_or_path: an encoder on the Hub or in a folder, with its tokenizer.
             config_fields: fields of [`LanceConfig`].
+
+        Raises:
+            OSError: when there is no such encoder.
+            ValueError: for a bad field, or a `max_length` that the encoder doesn't take.
         """
         encoder_config = AutoConfig.from_pretrained(name_or_path)
         encoder_config.name_or_path = ""  # a local path would travel to the Hub in config.json
@@ -233,11 +244,14 @@ class LanceForRiskDistribution(PreTrainedModel):
             name_or_path, config=encoder_config, dtype=torch.float32, **_without_pooler(encoder_config)
         )
         model.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        if model.config.max_length > model.tokenizer.model_max_length:
+            limit = model.tokenizer.model_max_length
+            raise ValueError(f"max_length must be at most {limit}, what {name_or_path} takes.")
         return model
 
     @property
     def tokenizer(self):
-        """The encoder's tokenizer, read from the checkpoint's folder when first needed."""
+        """The encoder's tokenizer, read from the checkpoint's folder when first needed; another can be set."""
         if self._tokenizer is None:
             self._tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=self.config.encoder_config)
         return self._tokenizer
@@ -299,7 +313,7 @@ class LanceForRiskDistribution(PreTrainedModel):
             rejection = Beta(output.alpha, output.beta, validate_args=False).rsample()
         else:
             semantic, rejection = output.semantic_mean, output.risk
-        rejection = rejection.clamp(_SAMPLE_MARGIN, 1 - _SAMPLE_MARGIN)  # (B, 14)
+        rejection = rejection.clamp(self.config.sample_margin, 1 - self.config.sample_margin)  # (B, 14)
         label_logits = self.label_decoder(rejection)
         output.label_probabilities = label_logits.sigmoid()  # Eq. 7
         output.label_loss = functional.binary_cross_entropy_with_logits(label_logits, labels, loss_weights)  # Eq. 8
@@ -387,8 +401,11 @@ class LanceForRiskDistribution(PreTrainedModel):
             One [`RiskDistribution`] a pair.
 
         Raises:
-            ValueError: for a blank prompt, lists of unequal lengths, or a threshold outside (0, 1).
+            ValueError: for a blank prompt, lists of unequal lengths, a threshold outside (0, 1), or a batch size
+                below 1.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         if risk_threshold is not None:
             check_threshold("risk_threshold", risk_threshold)
         prompts = [prompts] if isinstance(prompts, str) else prompts
@@ -398,16 +415,18 @@ class LanceForRiskDistribution(PreTrainedModel):
         was_training = self.training
         self.eval()
         results: dict[int, RiskDistribution] = {}
-        for start in logging.tqdm(
-            range(0, len(order), batch_size), desc="assess", disable=len(order) < _PROGRESS_BAR_FROM
-        ):
-            rows = order[start : start + batch_size]
-            batch = self.tokenizer.pad([encodings[row] for row in rows], return_tensors="pt").to(self.device)
-            output = self(**batch)
-            columns = (output.risk, beta_std(output.alpha, output.beta), output.alpha, output.beta)
-            for row, *values in zip(rows, *(column.tolist() for column in columns), strict=True):
-                results[row] = self._risk_distribution(*values, dropped[row], risk_threshold)
-        self.train(was_training)
+        try:
+            for start in logging.tqdm(
+                range(0, len(order), batch_size), desc="assess", disable=len(order) < _PROGRESS_BAR_FROM
+            ):
+                rows = order[start : start + batch_size]
+                batch = self.tokenizer.pad([encodings[row] for row in rows], return_tensors="pt").to(self.device)
+                output = self(**batch)
+                columns = (output.risk, beta_std(output.alpha, output.beta), output.alpha, output.beta)
+                for row, *values in zip(rows, *(column.tolist() for column in columns), strict=True):
+                    results[row] = self._risk_distribution(*values, dropped[row], risk_threshold)
+        finally:
+            self.train(was_training)
         return [results[row] for row in range(len(order))]
 
     def _risk_distribution(self, mean, std, alpha, beta, truncated_tokens, risk_threshold) -> RiskDistribution:

@@ -4,7 +4,8 @@
     python refine.py --input prompts.jsonl --output refined.jsonl
 
 A text file holds a prompt a line, a jsonl file an object with "prompt" a line. With --output, a rerun goes on where an
-earlier run stopped. Exit code: 0 when every prompt converged, 3 when one did not, 2 for bad usage or bad lines.
+earlier run stopped. Exit code: 0 when every prompt converged, 3 when one did not, 2 for bad usage or bad lines. The
+terminal withholds an answer that stayed unsafe; --json and --output keep every step, with "converged" false.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refiner", default="embedded", help="rewrites the prompts, spelled like --target")
     parser.add_argument("--threshold", type=probability, help="τ: unsafe above it (default: the detector's own)")
     parser.add_argument("--max_steps", type=int, default=5, help="most rewrites of a prompt (default: 5)")
-    parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer, in tokens (default: 128)")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is sampled (default: 0)")
     parser.add_argument("--output", type=Path, help="append one JSON object a prompt to this file")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a prompt")
@@ -101,8 +102,9 @@ class Output:
         if path is None:
             return
         try:
-            path.touch()
-            whole, _, torn = path.read_bytes().rpartition(b"\n")
+            with path.open("a+b") as file:
+                file.seek(0)
+                whole, _, torn = file.read().rpartition(b"\n")
         except OSError as error:
             raise UsageError(f"--output {path}: {error.strerror}.") from None
         # Only the beginning of a record can be a torn line; anything else is someone's file.
@@ -120,7 +122,8 @@ class Output:
     def _read_record(self, number: int, line: bytes) -> dict:
         try:
             record = json.loads(line)
-            return {"line": int(record["line"]), "prompt": record["prompt"], "converged": record["converged"]}
+            fields = {name: record[name] for name in ("prompt", "converged", "error")}
+            return {"line": int(record["line"]), **fields}
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError(
                 f"--output {self.path}, line {number}: not written by refine.py; name a new file."
@@ -142,7 +145,7 @@ def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tu
         max_steps=args.max_steps,
         risk_threshold=args.threshold,
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
-        rewrite=SamplingParameters(seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=128, seed=args.seed),
     )
     lines = list(prompts)
     for start in range(0, len(lines), BATCH_SIZE):
@@ -175,7 +178,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--input {args.input}: no prompts in it.")
     output = Output(args.output, prompts)
     console = Console()
-    outcomes = [record["converged"] for record in output.finished.values()]
+    outcomes = list(output.finished.values())
     waiting = {line: prompt for line, prompt in prompts.items() if line not in output.finished}
     for line, refinement in refine_all(args, waiting) if waiting else ():
         record = refinement.as_record()
@@ -184,14 +187,17 @@ def main(args: argparse.Namespace) -> int:
             print(json.dumps(record, ensure_ascii=False), flush=True)
         else:
             show(refinement, console)
-        if refinement.error:
-            problems.append(f"line {line}: {refinement.error}" if args.input else refinement.error)
-        outcomes.append(refinement.converged)
+        outcomes.append({"line": line, **record})
+    for outcome in outcomes:
+        if outcome["error"]:
+            problems.append(
+                f"{args.input}, line {outcome['line']}: {outcome['error']}" if args.input else outcome["error"]
+            )
     for problem in problems:
         print(f"refine.py: {problem}", file=sys.stderr)
     if problems:
         return 2
-    return 0 if all(outcomes) else 3
+    return 0 if all(outcome["converged"] for outcome in outcomes) else 3
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from huggingface_hub import upload_folder
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from scipy.special import expit, logit
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -32,6 +34,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging
 
 from command_line import OneLineErrors, UsageError, run
 from corpora.beavertails import HUB_NAME, load_beavertails
@@ -39,7 +42,10 @@ from corpora.mixture import drop_responses, label_weights, splice_safe
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
 from detector import ROOT, detector_class
+from errors import first_line
 from evaluation.calibration import best_balanced_threshold, fit_platt
+
+logger = logging.get_logger("lance.train")
 
 LOSS_TERMS = ("label_loss", "aux_loss", "feature_loss", "kl_loss")
 
@@ -50,7 +56,7 @@ class ModelArguments:
 
     encoder: str = field(default="roberta-base", metadata={"help": "Encoder on the Hub or in a folder."})
     pooling: str = field(default="mean", metadata={"help": "Context feature: 'mean' or 'cls'."})
-    max_length: int = field(default=256, metadata={"help": "Longest encoded pair in training, in tokens."})
+    max_length: int = field(default=256, metadata={"help": "Longest encoded pair, in training and after, in tokens."})
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention code; 'eager' suits bf16 CPUs."})
     encoder_dropout: float | None = field(
         default=None, metadata={"help": "In place of the encoder's own; at 0 a CPU trains a third faster."}
@@ -61,6 +67,10 @@ class ModelArguments:
     )
     half_precision: bool = field(default=False, metadata={"help": "Save the final weights as float16."})
     early_stopping_patience: int = field(default=2, metadata={"help": "Evaluations without a gain before stopping."})
+
+    def __post_init__(self):
+        if self.encoder_dropout is not None and not 0 <= self.encoder_dropout < 1:
+            raise UsageError(f"--encoder_dropout must lie in [0, 1), got {self.encoder_dropout}.")
 
 
 @dataclass
@@ -98,10 +108,12 @@ class DataArguments:
 
     def __post_init__(self):
         for name in ("safe_share", "prompt_only_share", "splice_share"):
-            if not 0 <= self.__dict__[name] < 1:
-                raise UsageError(f"--{name} must lie in [0, 1), got {self.__dict__[name]}.")
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"--{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation_share must lie between 0 and 1, got {self.validation_share}.")
+        if self.max_train_rows is not None and self.max_train_rows < 1:
+            raise UsageError(f"--max_train_rows must be at least 1, got {self.max_train_rows}.")
 
 
 @dataclass
@@ -139,6 +151,8 @@ class LanceTrainer(Trainer):
 
     def create_optimizer(self, model=None):
         """The Trainer's optimizer over four groups: encoder or heads, with weight decay or without."""
+        if self.optimizer is not None:  # type: ignore[has-type]
+            return self.optimizer  # type: ignore[has-type]
         decayed = set(self.get_decay_parameter_names(self.model))
         groups: dict[tuple[bool, bool], list] = defaultdict(list)
         for name, parameter in self.model.named_parameters():
@@ -191,21 +205,25 @@ def check_folders(training_args: TrainingArguments):
 
 
 def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrainedModel:
-    """Fresh heads on the pretrained encoder, the encoder behind LoRA where asked."""
+    """Fresh heads on the pretrained encoder, the encoder behind LoRA where asked.
+
+    Raises:
+        UsageError: when there is no such encoder, or an option is out of its range.
+    """
     fields = {"pooling": model_args.pooling, "max_length": model_args.max_length}
     try:
         model = detector_class().from_encoder(model_args.encoder, **fields, **asdict(loss_args))
-    except (OSError, ValueError) as error:  # no such encoder, or a field out of its range
-        raise UsageError(str(error).splitlines()[0]) from None
-    if model_args.attn_implementation is not None:
-        model.set_attn_implementation(model_args.attn_implementation)
+        if model_args.attn_implementation is not None:
+            model.set_attn_implementation(model_args.attn_implementation)
+        if model_args.lora_r is not None:
+            adapter = LoraConfig(r=model_args.lora_r, lora_alpha=2 * model_args.lora_r, target_modules="all-linear")
+            model.encoder = get_peft_model(model.encoder, adapter)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(first_line(error)) from None
     if model_args.encoder_dropout is not None:
         for module in model.encoder.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = model_args.encoder_dropout
-    if model_args.lora_r is not None:
-        adapter = LoraConfig(r=model_args.lora_r, lora_alpha=2 * model_args.lora_r, target_modules="all-linear")
-        model.encoder = get_peft_model(model.encoder, adapter)
     return model
 
 
@@ -235,8 +253,17 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
 
 
 def encode(dataset: Dataset, model: PreTrainedModel, labels: np.ndarray, weights: np.ndarray | None = None) -> Dataset:
-    """The rows as the model's inputs, with their labels and label weights."""
-    encodings, _ = model.encode_pairs(dataset["prompt"], dataset["response"])
+    """The rows as the model's inputs, with their labels and label weights; says how many did not fit whole.
+
+    Args:
+        dataset: with `prompt` and `response`.
+        model: encodes the pairs.
+        labels: of shape `(rows, categories)`.
+        weights: of the same shape, if any.
+    """
+    encodings, dropped = model.encode_pairs(dataset["prompt"], dataset["response"])
+    if cut := sum(tokens > 0 for tokens in dropped):
+        logger.warning(f"{cut} of {len(dropped)} pairs exceed {model.config.max_length} tokens and were cut.")
     columns = {name: [encoding[name] for encoding in encodings] for name in encodings[0]}
     columns |= {"labels": labels.tolist(), "length": [len(ids) for ids in columns["input_ids"]]}
     if weights is not None:
@@ -264,9 +291,11 @@ def calibrate(trainer: LanceTrainer, evaluation: dict[str, Dataset]):
     harmful = {name: prediction.label_ids.max(1) > 0.5 for name, prediction in predictions.items()}
     if model.config.beta_parameterization == "exp":
         scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]))
-        model.rejection_head.calibrate(scale, shift)
-        logit = np.log(scores["beavertails"]) - np.log1p(-scores["beavertails"])
-        scores["beavertails"] = 1 / (1 + np.exp(-scale * logit - shift))
+        if scale > 0:
+            model.rejection_head.calibrate(scale, shift)
+            scores["beavertails"] = expit(scale * logit(scores["beavertails"]) + shift)
+        else:
+            logger.warning("Not calibrated: on validation, a higher risk does not go with more harm.")
     model.config.binary_threshold = best_balanced_threshold(scores["beavertails"], harmful["beavertails"])
 
 
@@ -314,10 +343,13 @@ def main(
     calibrate(trainer, splits)
     metrics = {"binary_threshold": model.config.binary_threshold}
     for name, rows in splits.items():
-        metrics |= trainer.evaluate(rows, metric_key_prefix=name)
+        metrics |= trainer.predict(rows, metric_key_prefix=name).metrics
+    metrics = {name: None if np.isnan(value) else value for name, value in metrics.items()}  # JSON knows no NaN
     if trainer.is_world_process_zero():
         save(model, model_args, training_args.output_dir)
-        Path(training_args.output_dir, "validation_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        Path(training_args.output_dir, "validation_metrics.json").write_text(
+            json.dumps(metrics, indent=2) + "\n", encoding="utf-8"
+        )
         if training_args.push_to_hub:  # the folder as saved: the Trainer's own push would write the weights anew
             upload_folder(
                 repo_id=trainer.hub_model_id,
@@ -347,7 +379,7 @@ def parse() -> tuple:
     try:
         return make_parser().parse_args_into_dataclasses()
     except ValueError as error:
-        raise UsageError(str(error).splitlines()[0]) from None
+        raise UsageError(first_line(error)) from None
 
 
 if __name__ == "__main__":

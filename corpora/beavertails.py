@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from datasets import Dataset, Features, List, Value, load_dataset
+from datasets.exceptions import DatasetsError
 
 from corpora.records import CorpusError, is_local, json_column, optional_text_column, read_rows, text_column
+from errors import first_line
 
 HUB_NAME = "PKU-Alignment/BeaverTails"
 
@@ -30,12 +32,16 @@ def load_beavertails(source: str, categories: Sequence[str], split: str = "330k_
         split: which split of a Hub data set.
 
     Raises:
-        CorpusError: for a row without a needed column, with a wrong number of labels, or with an empty prompt.
+        CorpusError: for a source that isn't there, or a row without a needed column, with a wrong number of labels,
+            or with an empty prompt.
     """
     if is_local(source):
         rows: Iterable[tuple[str, dict]] = read_rows(source)
     else:
-        hub_rows = load_dataset(source, split=split)
+        try:
+            hub_rows = load_dataset(source, split=split)
+        except (OSError, ValueError, DatasetsError) as error:
+            raise CorpusError(f"{source}: neither a file nor a data set on the Hub ({first_line(error)}).") from None
         rows = ((f"{source} ({split}), row {number}", row) for number, row in enumerate(hub_rows, start=1))
     pairs = [_read_pair(place, row, categories) for place, row in rows]
     if not pairs:
@@ -67,7 +73,7 @@ def _read_labels(place: str, row: dict, categories: Sequence[str]) -> list[float
     if set(category) != set(categories):
         odd = sorted(set(category) ^ set(categories))
         raise CorpusError(f"{place}: 'category' must hold the {len(categories)} categories; {odd[0]!r} doesn't match.")
-    return [float(category[name]) for name in categories]
+    return _check_labels(place, "category", [category[name] for name in categories], categories)
 
 
 def _check_labels(place: str, column: str, labels, categories: Sequence[str]) -> list[float]:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pyarrow.parquet
 
+from errors import UserError, first_line
+
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError):
     """A file or row that can't be used; the message names it and says what was expected."""
 
 
@@ -31,53 +33,49 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
     if not path.is_file():
         raise CorpusError(f"{path}: no such file.")
     try:
-        for number, row in enumerate(_parse(path), start=1):
+        for number, row in _parse(path):
             if not isinstance(row, dict):
                 kind = type(row).__name__
                 raise CorpusError(f"{path}, row {number}: expected an object with named columns, got {kind}.")
             yield f"{path}, row {number}", row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{path}: can't be read ({error}).") from None
+    except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowInvalid) as error:
+        raise CorpusError(f"{path}: can't be read ({first_line(error)}).") from None
 
 
-def _parse(path: Path) -> Iterable[dict]:
-    if path.suffix == ".parquet":
-        return _parse_parquet(path)
-    return {".jsonl": _parse_jsonl, ".json": _parse_json, ".csv": _parse_csv}[path.suffix](path)
+def _parse(path: Path) -> Iterable[tuple[int, dict]]:
+    if path.suffix == ".jsonl":
+        return _parse_jsonl(path)
+    if path.suffix == ".csv":
+        return _parse_csv(path)
+    rows = _parse_json(path) if path.suffix == ".json" else pyarrow.parquet.read_table(path).to_pylist()
+    return enumerate(rows, start=1)
 
 
-def _parse_parquet(path: Path) -> list[dict]:
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise CorpusError(f"{path}: not a parquet file ({error}).") from None
-
-
-def _parse_jsonl(path: Path) -> Iterator[dict]:
+def _parse_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.isspace():
                 continue
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
+                yield number, json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise CorpusError(f"{path}, row {number}: not JSON ({error}).") from None
 
 
 def _parse_json(path: Path) -> list[dict]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise CorpusError(f"{path}: not JSON ({error}).") from None
     if not isinstance(rows, list):
         raise CorpusError(f"{path}: expected a JSON list of objects.")
     return rows
 
 
-def _parse_csv(path: Path) -> Iterator[dict]:
+def _parse_csv(path: Path) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is shorter than some answers
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines)
+        yield from enumerate(csv.DictReader(lines), start=1)
 
 
 def text_column(place: str, row: dict, column: str) -> str:

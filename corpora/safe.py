@@ -35,14 +35,10 @@ def load_safe(path: str, categories: Sequence[str]) -> Dataset:
 
 def crop_response(response: str, words: int) -> str:
     """The leading whole sentences of `response` that keep within `words` words; its first sentence at least."""
-    sentences = _SENTENCE_END.split(response.strip())
-    kept, length = [sentences[0]], len(sentences[0].split())
-    for sentence in sentences[1:]:
-        length += len(sentence.split())
-        if length > words:
-            break
-        kept.append(sentence)
-    return " ".join(kept)
+    response = response.strip()
+    ends = [boundary.start() for boundary in _SENTENCE_END.finditer(response)] + [len(response)]
+    fitting = [end for end in ends if len(response[:end].split()) <= words]
+    return response[: max(fitting, default=ends[0])]
 
 
 def match_lengths(safe: Dataset, reference: Dataset, seed: int) -> Dataset:

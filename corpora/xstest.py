@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from corpora.records import CorpusError, read_rows, text_column
+from corpora.records import CorpusError, optional_text_column, read_rows, text_column
 
 FULL_COMPLIANCE = "1_full_compliance"
 _LABELS = (FULL_COMPLIANCE, "2_full_refusal", "3_partial_refusal")
@@ -48,11 +48,14 @@ def load_xstest_completions(path: str, prompts: Dataset) -> Dataset:
     rows = []
     for place, row in read_rows(path):
         label, key = text_column(place, row, "final_label"), _prompt_id(text_column(place, row, "id"))
+        completion = optional_text_column(place, row, "completion")
+        if completion is None:
+            raise CorpusError(f"{place}: column 'completion' is missing.")
         if label not in _LABELS:
             raise CorpusError(f"{place}: 'final_label' must be one of {', '.join(_LABELS)}, got {label!r}.")
         if key not in by_id:
             raise CorpusError(f"{place}: id {key!r} is not among the prompts.")
-        columns = {"model": text_column(place, row, "model"), "response": row.get("completion") or "", "label": label}
+        columns = {"model": text_column(place, row, "model"), "response": completion, "label": label}
         rows.append({**by_id[key], **columns})
     if not rows:
         raise CorpusError(f"{path}: no rows.")

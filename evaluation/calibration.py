@@ -1,6 +1,7 @@
 """What validation fixes after training: the scale that makes the highest risk a probability, and the binary cut."""
 
 import numpy as np
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 
@@ -15,8 +16,9 @@ def fit_platt(score: np.ndarray, harmful: np.ndarray) -> tuple[float, float]:
     Returns:
         (scale, shift): sigmoid(scale · logit(score) + shift) is calibrated.
     """
-    logit = np.log(score) - np.log1p(-score)
-    regression = LogisticRegression(C=np.inf).fit(logit[:, None], harmful, sample_weight=balanced_weights(harmful))
+    regression = LogisticRegression(C=np.inf).fit(
+        logit(score)[:, None], harmful, sample_weight=balanced_weights(harmful)
+    )
     return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 
 

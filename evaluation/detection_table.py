@@ -1,6 +1,6 @@
 """The detection report as Markdown, with the paper's and the peers' rows beside ours."""
 
-from evaluation.published import PAPER_TABLE_3, PEERS
+from evaluation.published import PAPER_TABLE_3, PEERS, XSTEST_PROMPT_FPR
 
 # Where the same pair was annotated twice (upstream's own rows): the ceiling that label noise sets.
 LABEL_NOISE = (
@@ -13,7 +13,7 @@ def detection_markdown(report: dict) -> str:
     """The report of `evaluate_lance.py detection` as Markdown; only the sections that it has."""
     sections = ["# Detection"]
     if "beavertails" in report:
-        sections += [_beavertails(report["beavertails"]), _categories(report["beavertails"])]
+        sections += [_beavertails(report["beavertails"], report["parameters"]), _categories(report["beavertails"])]
     if "xstest" in report:
         sections += [_xstest(report["xstest"]), _xstest_types(report["xstest"])]
     if "other_domains" in report:
@@ -36,20 +36,24 @@ def _with_interval(value: float | None, bounds: tuple[float, float] | None) -> s
     return f"{_percent(value)} [{_percent(bounds[0])}, {_percent(bounds[1])}]"
 
 
-def _beavertails(figures: dict) -> str:
+def _beavertails(figures: dict, parameters: int) -> str:
     ours = [
         "**Lance**",
-        "23M",
+        f"{parameters / 1e6:.0f}M",
         f"**{_with_interval(figures['binary_f1'], figures['binary_f1_interval'])}**",
+        "-",
         "measured",
     ]
-    peers = [[peer.model, peer.size, f"{peer.beavertails:.1f}", peer.source] for peer in PEERS]
+    peers = [
+        [peer.model, peer.size, f"{peer.beavertails:.1f}", str(peer.xstest_responses or "-"), peer.source]
+        for peer in PEERS
+    ]
     rows = sorted(
         [(figures["binary_f1"] * 100, ours)] + [(p.beavertails, r) for p, r in zip(PEERS, peers, strict=True)],
         key=lambda row: -row[0],
     )
     other = _table(
-        ["AUPRC", "micro-F1", "macro-F1", "mAP", "ECE", "threshold"],
+        ["AUPRC × 100", "micro-F1 × 100", "macro-F1 × 100", "mAP × 100", "ECE × 100", "threshold"],
         [
             [_with_interval(figures["auprc"], figures["auprc_interval"])]
             + [_percent(figures[name]) for name in ("micro_f1", "macro_f1", "map", "ece")]
@@ -60,7 +64,7 @@ def _beavertails(figures: dict) -> str:
         [
             f"## BeaverTails test split ({figures['n']:,} pairs, {figures['harmful']:,} harmful)",
             f"{figures['protocol']} Over-long pairs cut: {figures['truncated']}. {LABEL_NOISE}",
-            _table(["model", "size", "F1 × 100", "source"], [row for _, row in rows]),
+            _table(["model", "size", "F1 × 100", "F1 × 100 on XSTest responses", "source"], [row for _, row in rows]),
             other,
         ]
     )
@@ -88,9 +92,11 @@ def _xstest(figures: dict) -> str:
             ]
         )
     header = ["τ", "FPR % [95 %]", "detection % [95 %]", "prompts alone, FPR / detection", "paper, FPR / detection"]
+    others = ", ".join(f"{model} {rate} %" for model, rate in XSTEST_PROMPT_FPR.items())
     counts = (
         f"{figures['n_safe']:,} safe and {figures['n_harmful']} harmful pairs; alone {figures['n_safe_prompts']} safe "
-        f"and {figures['n_harmful_prompts']} harmful prompts. The paper's protocol is unknown."
+        f"and {figures['n_harmful_prompts']} harmful prompts. The paper's protocol is unknown. "
+        f"Others' FPR on the safe prompts alone: {others}."
     )
     return f"## XSTest\n\n{figures['protocol']} {counts}\n\n{_table(header, rows)}"
 

@@ -62,10 +62,8 @@ class PromptTooLongError(ValueError):
 
     def __init__(self, index: int, tokens: int, context_length: int, text: str):
         self.index = index
-        super().__init__(
-            f"prompt {index} ({' '.join(text[:60].split())!r}...) has {tokens} tokens, which leaves no room for an "
-            f"answer in the model's context of {context_length}: shorten it."
-        )
+        self.reason = f"{tokens} tokens leave no room for an answer in the context of {context_length}: shorten it."
+        super().__init__(f"prompt {index} ({' '.join(text[:60].split())!r}...): {self.reason}")
 
 
 class TextGenerator(Protocol):

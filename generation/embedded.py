@@ -33,8 +33,11 @@ def embedded_model() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             converted = _convert(_fetch(Path(scratch)), Path(scratch) / "converted")
-            if not folder.is_dir():  # another process may have been faster
+            try:
                 converted.rename(folder)
+            except OSError:  # another process was faster, and its folder is the same
+                if not folder.is_dir():
+                    raise
     return folder
 
 

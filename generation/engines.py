@@ -2,12 +2,13 @@
 
 from safetensors import SafetensorError
 
+from errors import UserError, first_line
 from generation.base import TextGenerator
 from generation.embedded import embedded_model
 from generation.transformers_engine import TransformersEngine
 
 
-class EngineError(ValueError):
+class EngineError(UserError):
     """An engine's spelling that names none, or a model that can't be loaded."""
 
 
@@ -23,6 +24,6 @@ def load_engine(spelling: str) -> TextGenerator:
             return TransformersEngine(str(embedded_model()))
         if kind == "transformers" and model:
             return TransformersEngine(model)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise EngineError(f"{spelling}: {str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+        raise EngineError(f"{spelling}: {first_line(error)}") from None
     raise EngineError(f"{spelling!r} names no engine: use 'embedded' or 'transformers:NAME_OR_PATH'.")

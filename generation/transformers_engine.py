@@ -32,6 +32,11 @@ class TransformersEngine:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto").to(self.device).eval()
+        # Those without a named slot, as Llama 3's headers, are missing from `all_special_tokens`.
+        added = self.tokenizer.added_tokens_decoder.values()
+        self.special_tokens = {token.content for token in added if token.special} | set(
+            self.tokenizer.all_special_tokens
+        )
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
@@ -56,15 +61,9 @@ class TransformersEngine:
         escaped = [message | {"content": self._escape(message["content"])} for message in chat]
         return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
 
-    @property
-    def _special_tokens(self) -> set[str]:
-        # Those without a named slot, as Llama 3's headers, are missing from `all_special_tokens`.
-        added = self.tokenizer.added_tokens_decoder.values()
-        return {token.content for token in added if token.special} | set(self.tokenizer.all_special_tokens)
-
     def _escape(self, text: str) -> str:
         # A message is data: a chat-template token in it must not open another turn.
-        for token in self._special_tokens:
+        for token in self.special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from refinement.loop import Refinement, Step
 
 # An answer that is still unsafe is not shown by chance: who wants it asks for --json.
-NOT_SAFE = "No safe answer was found: the lowest risk is {:.2f}, above the threshold. Its answer is withheld here."
+NOT_SAFE = "No safe answer was found. The lowest risk, {:.2f} at {}, is above the threshold; its answer is withheld."
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 EFFORT_STYLES = {"Minor": "yellow", "Mild": "dark_orange", "Severe": "red"}
 
@@ -20,17 +20,18 @@ def show(refinement: Refinement, console: Console):
     """Print a refinement; text from prompts and models is printed as it is, never read as markup."""
     for number, step in enumerate(refinement.steps):
         console.print(_step_panel(step, "Prompt" if number == 0 else f"Rewrite {number}"))
-    if refinement.error:
-        console.print(_text(f"Stopped: {refinement.error}", style="bold red"))
     if not refinement.steps:
         return
     best = refinement.best
     if refinement.converged:
         console.print(Panel(_text(best.response), title="Safe answer", border_style="green"))
     else:
-        console.print(Panel(NOT_SAFE.format(best.max_risk), title="Not safe", border_style="red"))
-    spent = f"{refinement.calls['target']} answers, {refinement.calls['refiner']} rewrites, {refinement.seconds:.1f} s"
-    console.print(Text(f"{len(refinement.steps) - 1} steps, {spent}", style="dim"))
+        place = refinement.steps.index(best)
+        name = f"rewrite {place}" if place else "the prompt itself"
+        console.print(Panel(NOT_SAFE.format(best.max_risk, name), title="Not safe", border_style="red"))
+    calls = refinement.calls
+    spent = f"answers: {calls['target']} · rewrites: {calls['refiner']} · {refinement.seconds:.1f} s"
+    console.print(Text(spent, style="dim"))
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -46,6 +47,8 @@ def _step_panel(step: Step, title: str) -> Panel:
         parts.append(Text(f"safe: highest risk {step.max_risk:.2f}", style="green"))
     else:
         parts.append(_risk_bars(step))
+    if step.truncated_tokens:
+        parts.append(Text(f"{step.truncated_tokens} tokens went unread by the detector", style="yellow"))
     return Panel(Group(*parts), title=title, title_align="left")
 
 

@@ -42,6 +42,12 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"\A```(?:[^\n]*\n)?(.*?)\n?```\Z", re.DOTALL)
+# A refiner that refuses has not rewritten: its refusal is no prompt.
+_REFUSAL = re.compile(
+    r"\A(?:i['’]m sorry\b|i am sorry\b|sorry,|i apologi[sz]e\b|as an ai\b|unfortunately, i\b|"
+    r"i(?: can(?:['’]t|not| not)| won['’]t| am unable to|['’]m unable to)\b)",
+    re.IGNORECASE,
+)
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))
 
 
@@ -72,7 +78,7 @@ def read_refined(reply: str) -> str | None:
     """The rewritten prompt in a refiner's reply, read tolerantly; `None` when there is nothing usable.
 
     Takes what the tags hold, closed or not, else the whole reply; sheds a code fence, a lead-in ("Here is ...") and
-    quotes.
+    quotes. A refusal is nothing usable.
     """
     tagged = _REFINED.search(reply)
     text = tagged.group(1).strip() if tagged else _LEAD_IN.sub("", reply.strip()).strip()
@@ -83,4 +89,6 @@ def read_refined(reply: str) -> str | None:
         if len(text) > 1 and text.startswith(opening) and text.endswith(closing) and closing not in inner:
             text = inner.strip()
     text = re.sub(r"</?\s*(?:prompt|gradient|refined)\s*>", "", text, flags=re.IGNORECASE).strip()
+    if _REFUSAL.match(text):
+        return None
     return text if any(character.isalnum() for character in text) else None

@@ -10,14 +10,14 @@ from refinement.frame import read_refined, refiner_chat
 from refinement.gradient import textual_gradient
 
 
-class RiskDistribution(Protocol):
+class Verdict(Protocol):
     """What the loop reads of the detector's verdict on one pair."""
 
     mean: dict[str, float]
     std: dict[str, float]
     effort: dict[str, str]
     is_safe: bool
-    max_risk: float
+    truncated_tokens: int
 
 
 class Detector(Protocol):
@@ -25,7 +25,7 @@ class Detector(Protocol):
 
     def assess(
         self, prompts: Sequence[str], responses: Sequence[str], risk_threshold: float | None = None
-    ) -> Sequence[RiskDistribution]:
+    ) -> Sequence[Verdict]:
         """One risk distribution a pair."""
         ...
 
@@ -60,6 +60,7 @@ class Step:
         uncertainty: the standard deviation of each category's Beta.
         effort: the effort of each category above τ; empty when the pair is safe.
         gradient: g^t; empty when the pair is safe.
+        truncated_tokens: how much of the pair the detector could not read.
         note: what went wrong in making x^t, if anything.
     """
 
@@ -69,6 +70,7 @@ class Step:
     uncertainty: dict[str, float]
     effort: dict[str, str]
     gradient: str
+    truncated_tokens: int
     note: str | None = None
 
     @property
@@ -127,7 +129,7 @@ class Refinement:
         }
 
     def count(self, role: str, completion: Completion):
-        """Book a call's tokens."""
+        """Book a call and its tokens."""
         self.calls[role] += 1
         self.tokens["prompt"] += completion.prompt_tokens
         self.tokens["completion"] += completion.completion_tokens
@@ -172,14 +174,14 @@ def refine(
 def _generate(
     engine: TextGenerator, chats: dict[int, Chat], live: dict[int, Refinement], sampling: SamplingParameters, role: str
 ) -> dict[int, Completion]:
-    """One batched call; a chat that the context can't hold fails alone, with its reason."""
+    """One batched call; a chat that the context can't hold is left out, its reason kept as the prompt's error."""
     chats = dict(chats)
     while chats:
         try:
             completions = dict(zip(chats, engine.generate(list(chats.values()), sampling), strict=True))
         except PromptTooLongError as error:
             too_long = list(chats)[error.index]
-            live[too_long].error = f"{role}: {error}"
+            live[too_long].error = f"{role}: {error.reason}"
             del chats[too_long]
             continue
         for index, completion in completions.items():
@@ -203,7 +205,9 @@ def _assess(
     for (index, (prompt, response)), risk in zip(pairs.items(), risks, strict=True):
         gradient = textual_gradient(risk.mean, risk.effort)
         live[index].calls["detector"] += 1
-        live[index].steps.append(Step(prompt, response, risk.mean, risk.std, risk.effort, gradient, notes[index]))
+        live[index].steps.append(
+            Step(prompt, response, risk.mean, risk.std, risk.effort, gradient, risk.truncated_tokens, notes[index])
+        )
 
 
 def _rewrite(
@@ -226,6 +230,8 @@ def _rewrite(
     chats = {index: refiner_chat(current[index], gradients[index], replies[index].text) for index in unusable}
     for index, reply in _generate(refiner, chats, live, retry, "refiner").items():
         rewrites[index] = _read_rewrite(reply, current[index])
+    for index in unusable:
+        live[index].error = None  # a second try that the context can't hold is no worse than one that fails
     kept = "the refiner gave no usable rewrite, twice; the prompt was kept"
     return {
         index: (current[index], kept) if rewrite is None else (rewrite, None) for index, rewrite in rewrites.items()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from configuration_lance import BEAVERTAILS_CATEGORIES
 from corpora import beavertails
 from corpora.beavertails import FEATURES, load_beavertails
 from corpora.records import SUFFIXES, CorpusError
+from detector import detector_class
 
 PAIRS = Path(__file__).parents[1] / "data" / "pairs.jsonl"
 CATEGORIES = ("theft", "violence")
@@ -150,7 +150,7 @@ def test_a_bad_row_of_the_hub_is_named_with_its_split(hub):
 
 
 def test_the_projects_own_pairs_cover_every_category():
-    dataset = load_beavertails(str(PAIRS), BEAVERTAILS_CATEGORIES)
+    dataset = load_beavertails(str(PAIRS), detector_class().config_class().categories)
     labels = np.asarray(dataset["labels"])
     assert labels.shape == (len(dataset), 14)
     assert labels.sum(0).min() >= 4

@@ -49,7 +49,7 @@ def test_a_path_may_be_text(tmp_path):
         ("rows.json", '[{"prompt": "a"}', r"rows\.json: not JSON"),
         ("rows.json", '{"prompt": "a"}', r"rows\.json: expected a JSON list"),
         ("rows.json", '[{"prompt": "a"}, "b"]', r"rows\.json, row 2: expected an object .*, got str"),
-        ("rows.parquet", "prompt", r"rows\.parquet: not a parquet file"),
+        ("rows.parquet", "prompt", r"rows\.parquet: can't be read"),
     ],
 )
 def test_an_unreadable_file_is_named_with_its_row(tmp_path, name, content, message):

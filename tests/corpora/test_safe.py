@@ -75,8 +75,8 @@ def test_a_bad_safe_file_is_named(tmp_path, rows, message):
         (3, "Boil the water."),
         (5, "Boil the water."),
         (6, "Boil the water. Add the tea!"),
-        (8, "Boil the water. Add the tea! Wait:"),
-        (11, "Boil the water. Add the tea! Wait: three minutes"),
+        (8, "Boil the water. Add the tea!\n\nWait:"),
+        (11, "Boil the water. Add the tea!\n\nWait:\nthree minutes"),
     ],
 )
 def test_a_crop_keeps_the_whole_sentences_that_fit(words, expected):
@@ -92,7 +92,7 @@ def test_a_crop_is_the_longest_run_of_leading_sentences_that_fits(sentences, gap
     fitting = [
         count for count in range(1, len(sentences) + 1) if len(" ".join(sentences[:count]).split()) <= words
     ] or [1]
-    assert crop_response(gap.join(sentences), words) == " ".join(sentences[: max(fitting)])
+    assert crop_response(gap.join(sentences), words) == gap.join(sentences[: max(fitting)])
 
 
 @given(st.text("ab.!? \n\t\r\u2028é", max_size=60), st.integers(-3, 20))

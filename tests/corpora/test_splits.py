@@ -42,12 +42,20 @@ def test_every_row_stands_on_one_side_in_the_files_order(pairs):
     assert [row for row in rows if row not in held_out] == kept
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.2, 2), (0.25, 2), (0.5, 5), (0.01, 1)])
-def test_the_share_counts_distinct_prompts_and_holds_out_one_at_least(share, expected):
-    dataset = Dataset.from_dict({"prompt": [f"prompt {n % 10}" for n in range(30)]})
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_the_share_is_of_distinct_prompts(share):
+    dataset = Dataset.from_dict({"prompt": [f"prompt {n % 2000}" for n in range(6000)]})
     rest, validation = split_by_prompt(dataset, share, seed=0)
-    assert (len(prompts_of(validation)), len(validation)) == (expected, 3 * expected)
-    assert len(rest) == 30 - 3 * expected
+    assert len(validation) == 3 * len(prompts_of(validation))
+    assert len(rest) + len(validation) == 6000
+    assert len(prompts_of(validation)) / 2000 == pytest.approx(share, abs=0.05)
+
+
+def test_a_prompt_stands_on_the_same_side_in_every_data_set(pairs):
+    part = pairs.select(range(0, len(pairs), 3))
+    assert prompts_of(split_by_prompt(part, 0.3, 0)[1]) == prompts_of(part) & prompts_of(
+        split_by_prompt(pairs, 0.3, 0)[1]
+    )
 
 
 def test_a_split_is_seeded(pairs):

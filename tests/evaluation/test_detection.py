@@ -208,7 +208,7 @@ def test_other_domains_report_each_source_and_the_truncated(other_domains):
 
 def test_the_reports_fill_every_section_and_survive_json(beavertails, xstest, other_domains):
     report = {"beavertails": beavertails, "xstest": xstest, "other_domains": other_domains}
-    markdown = detection_markdown(json.loads(json.dumps(report)))
+    markdown = detection_markdown(json.loads(json.dumps(report | {"parameters": 22_700_000})))
     headings = [line for line in markdown.splitlines() if line.startswith("#")]
     assert headings == [
         "# Detection",

@@ -55,6 +55,10 @@ def other_domains():
     return {"protocol": "How others count.", "truncated": 4, "all": figures, "forum": figures | {"n": 9}}
 
 
+def beavertails_markdown(*figures):
+    return detection_markdown({"beavertails": beavertails(*figures), "parameters": 22_700_000})
+
+
 def rows_under(markdown, heading, table=0):
     section = markdown.split(heading, 1)[1].split("\n#", 1)[0]
     tables = [block for block in section.split("\n\n") if block.startswith("|")]
@@ -63,31 +67,31 @@ def rows_under(markdown, heading, table=0):
 
 @pytest.mark.parametrize("binary_f1", [0.95, 0.851, 0.5])
 def test_ours_stands_among_all_peers_by_f1(binary_f1):
-    header, _, *rows = rows_under(detection_markdown({"beavertails": beavertails(binary_f1)}), "## BeaverTails")
-    assert header == ["model", "size", "F1 × 100", "source"]
+    header, _, *rows = rows_under(beavertails_markdown(binary_f1), "## BeaverTails")
+    assert header == ["model", "size", "F1 × 100", "F1 × 100 on XSTest responses", "source"]
     figures = [float(row[2].strip("*").split(" ")[0]) for row in rows]
     assert figures == sorted(figures, reverse=True)
     peers = {(peer.model, peer.size, f"{peer.beavertails:.1f}", peer.source) for peer in PEERS}
-    assert {tuple(row) for row in rows if row[0] != "**Lance**"} == peers
+    assert {(*row[:3], row[4]) for row in rows if row[0] != "**Lance**"} == peers
     assert len(rows) == len(PEERS) + 1
     place = sum(peer.beavertails > 100 * binary_f1 for peer in PEERS)
     assert rows[place][0] == "**Lance**"
 
 
 def test_our_f1_carries_its_interval():
-    rows = rows_under(detection_markdown({"beavertails": beavertails()}), "## BeaverTails")
+    rows = rows_under(beavertails_markdown(), "## BeaverTails")
     assert [row[2] for row in rows if row[0] == "**Lance**"] == ["**85.1 [84.1, 86.1]**"]
 
 
 def test_the_other_figures_of_beavertails():
-    markdown = detection_markdown({"beavertails": beavertails()})
+    markdown = beavertails_markdown()
     header, _, row = rows_under(markdown, "## BeaverTails", table=1)
     assert dict(zip(header, row, strict=True)) == {
-        "AUPRC": "90.0 [88.0, 92.0]",
-        "micro-F1": "70.0",
-        "macro-F1": "60.0",
-        "mAP": "65.0",
-        "ECE": "5.1",
+        "AUPRC × 100": "90.0 [88.0, 92.0]",
+        "micro-F1 × 100": "70.0",
+        "macro-F1 × 100": "60.0",
+        "mAP × 100": "65.0",
+        "ECE × 100": "5.1",
         "threshold": "0.432",
     }
     assert "## BeaverTails test split (3,021 pairs, 1,733 harmful)" in markdown
@@ -95,11 +99,11 @@ def test_the_other_figures_of_beavertails():
 
 
 def test_label_noise_stands_beside_the_f1():
-    assert "59 to 73 %" in detection_markdown({"beavertails": beavertails()})
+    assert "59 to 73 %" in beavertails_markdown()
 
 
 def test_categories_show_their_positives_and_intervals():
-    rows = rows_under(detection_markdown({"beavertails": beavertails()}), "### By category")
+    rows = rows_under(beavertails_markdown(), "### By category")
     assert rows[2:] == [["theft", "40", "75.0 [70.0, 80.0]"], ["drugs,weapons", "9", "50.0 [25.0, 75.0]"]]
 
 
@@ -127,7 +131,10 @@ def test_other_domains_show_each_source():
 @pytest.mark.parametrize(
     ("report", "headings"),
     [
-        ({"beavertails": beavertails()}, ["## BeaverTails test split (3,021 pairs, 1,733 harmful)", "### By category"]),
+        (
+            {"beavertails": beavertails(), "parameters": 22_700_000},
+            ["## BeaverTails test split (3,021 pairs, 1,733 harmful)", "### By category"],
+        ),
         ({"xstest": xstest()}, ["## XSTest", "### FPR by kind of prompt"]),
         ({"detector": "embedded", "other_domains": other_domains()}, ["## Other domains"]),
     ],
@@ -138,7 +145,9 @@ def test_only_the_sections_that_were_scored_stand(report, headings):
 
 
 def test_every_row_has_its_headers_columns():
-    markdown = detection_markdown({"beavertails": beavertails(), "xstest": xstest(), "other_domains": other_domains()})
+    markdown = detection_markdown(
+        {"parameters": 22_700_000, "beavertails": beavertails(), "xstest": xstest(), "other_domains": other_domains()}
+    )
     assert markdown.endswith("|\n")
     tables = [block for block in markdown.split("\n\n") if block.startswith("|")]
     assert len(tables) == 6

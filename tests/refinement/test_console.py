@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -10,11 +11,11 @@ CATEGORY = "privacy_violation"
 
 
 def unsafe(prompt="a risky prompt", response="a risky answer", risk=0.8, effort="Severe", note=None):
-    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", note)
+    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", 0, note)
 
 
 def safe(prompt="a safe prompt", response="a helpful answer"):
-    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "")
+    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "", 0)
 
 
 def shown(*steps, **fields):
@@ -39,35 +40,36 @@ def test_a_converged_refinement_shows_its_rewrites_and_the_safe_answer():
     assert text.index("Safe answer") < text.index("a helpful answer")
     assert "a risky answer" not in text
     assert "Not safe" not in text
-    assert "1 steps, 2 answers, 1 rewrites, 1.2 s" in text
+    assert "answers: 2 · rewrites: 1 · 1.2 s" in text
 
 
 def test_a_refinement_that_did_not_converge_says_not_safe_with_its_lowest_risk_and_withholds_the_answer():
     text = shown(unsafe(risk=0.9), unsafe(risk=0.45, effort="Minor"))
     assert "Not safe" in text
-    assert "0.45, above the threshold" in text
+    assert "0.45 at rewrite 1, is above the threshold" in text
     assert "Safe answer" not in text
     assert "a risky answer" not in text
 
 
-def test_an_error_and_a_note_are_shown():
-    text = shown(unsafe(note="the prompt was kept"), error="refiner: too long")
-    assert "Stopped: refiner: too long" in text
-    assert "the prompt was kept" in text
+def test_a_note_is_shown():
+    assert "the prompt was kept" in shown(unsafe(note="the prompt was kept"))
 
 
-def test_a_refinement_without_a_step_shows_its_error_alone():
-    assert shown(error="target: too long") == "Stopped: target: too long\n"
+def test_what_the_detector_could_not_read_is_said():
+    assert "7 tokens went unread by the detector" in shown(replace(safe(), truncated_tokens=7))
+
+
+def test_a_refinement_without_a_step_shows_nothing():
+    assert shown(error="target: too long") == ""
 
 
 @pytest.mark.parametrize(
     "text", ["[bold]loud[/bold]", "[/]", "\\[red]x", ":smile:", "[link=https://a.example]b[/link]"]
 )
-def test_markup_in_a_prompt_an_answer_a_note_or_an_error_is_printed_literally(text):
+def test_markup_in_a_prompt_an_answer_or_a_note_is_printed_literally(text):
     assert shown(safe(prompt=text, response="x")).count(text) == 1
     assert shown(safe(response=text)).count(text) == 1
     assert shown(unsafe(note=text)).count(text) == 1
-    assert shown(unsafe(), error=text).count(text) == 1
 
 
 @pytest.mark.parametrize("control", ["\x1b[2J", "\x1b]0;title\x07", "\x9b31m"])
