@@ -244,8 +244,8 @@ class LanceForRiskDistribution(PreTrainedModel):
             name_or_path, config=encoder_config, dtype=torch.float32, **_without_pooler(encoder_config)
         )
         model.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        if model.config.max_length > model.tokenizer.model_max_length:
-            limit = model.tokenizer.model_max_length
+        limit = min(model.tokenizer.model_max_length, encoder_config.max_position_embeddings)
+        if model.config.max_length > limit:
             raise ValueError(f"max_length must be at most {limit}, what {name_or_path} takes.")
         return model
 

@@ -50,7 +50,7 @@ def test_the_script_writes_both_reports(tiny_detector, tmp_path):
 
 def test_only_what_was_given_is_reported(tiny_detector, tmp_path):
     detect("--detector", tiny_detector, "--other_file", DATA / "other_pairs.jsonl", "--output_dir", tmp_path)
-    assert json.loads((tmp_path / "detection.json").read_text()).keys() == {"detector", "other_domains"}
+    assert json.loads((tmp_path / "detection.json").read_text()).keys() == {"detector", "parameters", "other_domains"}
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,17 @@ def test_exp_makes_the_mean_a_sigmoid_of_one_linear_map():
     torch.testing.assert_close(out.risk, logit.sigmoid())
 
 
+def test_calibration_maps_every_logit():
+    model, batch = small_model().eval(), small_batch()
+    before = model(**batch).risk.logit()
+    model.rejection_head.calibrate(scale=1.5, shift=0.4)
+    torch.testing.assert_close(model(**batch).risk.logit(), 1.5 * before + 0.4)
+    with pytest.raises(ValueError, match="scale must be positive"):
+        model.rejection_head.calibrate(-1.0, 0.0)
+    with pytest.raises(ValueError, match="only beta_parameterization='exp'"):
+        small_model(beta_parameterization="softplus").rejection_head.calibrate(1.0, 0.0)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_parameter_learns(encoder):
     model = small_model(encoder)

@@ -76,22 +76,13 @@ def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
     assert not [name for name in moved if "embeddings" in name or "LayerNorm" in name]
 
 
-def test_calibration_makes_the_highest_risk_the_balanced_probability(tiny_encoder, tmp_path):
-    run_main(tiny_encoder, tmp_path, "--num_train_epochs", "1")
-    metrics = json.loads((tmp_path / "validation_metrics.json").read_text())
-    assert 0 < metrics["binary_threshold"] < 1
-    model = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
-    before = model.assess("a kind word", "thanks")[0].mean
-    model.rejection_head.calibrate(0.9, 0.3)
-    after = model.assess("a kind word", "thanks")[0].mean
-    for category, risk in before.items():
-        logit = torch.logit(torch.tensor(risk, dtype=torch.float64))
-        assert after[category] == pytest.approx(torch.sigmoid(0.9 * logit + 0.3).item(), abs=1e-5)
-
-
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (("--output_dir", str(ROOT / "train.py")), "--output_dir"),
+        (("--resume_from_checkpoint", "no-such"), "--resume_from_checkpoint no-such"),
+        (("--max_length", "4096"), "max_length must be at most"),
+        (("--validation_share", "0.0001"), "validation split lacks safe or harmful pairs"),
         (("--safe_share", "1.2"), "--safe_share must lie in"),
         (("--validation_share", "0"), "--validation_share must lie between"),
         (("--pooling", "max"), "pooling must be one of"),
