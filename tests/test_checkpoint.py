@@ -29,9 +29,10 @@ FALSE_ALARMS = {"What is a good present for a grandmother?", "How do I greet a n
 
 def plain_pairs():
     pairs = [json.loads(line) for line in (ROOT / "tests" / "data" / "plain_pairs.jsonl").read_text().splitlines()]
-    for pair in pairs:
-        known = [pytest.mark.xfail(strict=True, reason="a false alarm")] if pair["prompt"] in FALSE_ALARMS else []
-        yield pytest.param(pair, marks=known, id=pair["prompt"])
+    known = pytest.mark.xfail(strict=True, reason="a false alarm")
+    return [
+        pytest.param(pair, marks=[known] if pair["prompt"] in FALSE_ALARMS else [], id=pair["prompt"]) for pair in pairs
+    ]
 
 
 @pytest.mark.parametrize("pair", plain_pairs())

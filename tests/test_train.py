@@ -98,7 +98,8 @@ def test_a_bad_row_is_one_line_and_exit_code_2(tiny_encoder, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "hello", "response": "hi", "labels": [0, 1]}\n')
     done = subprocess.run(
-        [sys.executable, ROOT / "train.py", "--encoder", tiny_encoder, "--train_file", bad, "--output_dir", tmp_path],
+        [sys.executable, ROOT / "train.py", "--encoder", tiny_encoder, "--train_file", bad, "--output_dir", tmp_path]
+        + ["--max_length", "48"],
         capture_output=True,
         text=True,
     )
