@@ -29,13 +29,10 @@ def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:
     try:
         # Its own word first: the code of a checkpoint that isn't Lance's is not run.
         fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
-        kind = fields.get("model_type")
-        if kind != "lance":
-            raise DetectorError(f"{name_or_path}: a {kind!r} checkpoint, not Lance's.")
-        model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()
-        model.tokenizer  # noqa: B018  # read now: a folder without one is found out here
-    except DetectorError:
-        raise
+        if fields.get("model_type") == "lance":
+            model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()
+            model.tokenizer  # noqa: B018  # read now: a folder without one is found out here
+            return model
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from None
-    return model
+    raise DetectorError(f"{name_or_path}: a {fields.get('model_type')!r} checkpoint, not Lance's.")
