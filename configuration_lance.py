@@ -1,5 +1,7 @@
 """Configuration of Lance: the taxonomy, the heads, the loss weights, and the thresholds behind an effort (Eq. 1)."""
 
+from collections.abc import Mapping
+
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, RobertaConfig
 
 BEAVERTAILS_CATEGORIES = (
@@ -172,6 +174,26 @@ class LanceConfig(PreTrainedConfig):
     def categories(self) -> list[str]:
         """The category names in label order."""
         return [self.id2label[index] for index in range(len(self.id2label))]
+
+    def thresholds(self, risk_threshold: float | Mapping[str, float | None] | None = None) -> dict[str, float | None]:
+        """τ by category.
+
+        Args:
+            risk_threshold: in place of the configuration's own: one for all categories, or some by name. `None` for a
+                name switches the category off.
+
+        Raises:
+            ValueError: for a threshold outside (0, 1), or a category that isn't in the taxonomy.
+        """
+        if not isinstance(risk_threshold, Mapping):
+            value = self.risk_threshold if risk_threshold is None else risk_threshold
+            return dict.fromkeys(self.categories, check_threshold("risk_threshold", value))
+        for category, own in risk_threshold.items():
+            if category not in self.label2id:
+                raise ValueError(f"risk_threshold names {category!r}: use one of {', '.join(self.categories)}.")
+            if own is not None:
+                check_threshold(f"risk_threshold[{category!r}]", own)
+        return dict.fromkeys(self.categories, self.risk_threshold) | dict(risk_threshold)
 
     def effort(self, risk: float, risk_threshold: float | None = None) -> str | None:
         """Eq. 1: how hard a prompt has to be rewritten for one category.

@@ -3,7 +3,7 @@
 Copied alone to the Hub by `save_pretrained`, so it imports only torch, transformers and its configuration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from math import log
@@ -108,7 +108,7 @@ class RiskDistribution:
         std: the standard deviation of each category's Beta.
         alpha: the Beta's first parameter by category.
         beta: its second.
-        effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above τ, the riskiest first.
+        effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above its τ, the riskiest first.
         is_safe: whether no category is above τ.
         truncated_tokens: how many tokens of the pair did not fit the encoder and went unread.
     """
@@ -387,7 +387,8 @@ class LanceForRiskDistribution(PreTrainedModel):
         prompts: Sequence[str] | str,
         responses: Sequence[str | None] | str | None = None,
         batch_size: int = 64,
-        risk_threshold: float | None = None,
+        risk_threshold: float | Mapping[str, float | None] | None = None,
+        uncertainty: float | None = None,
     ) -> list[RiskDistribution]:
         """Estimate the risk of each pair; batches hold pairs of like length, and results keep the order given.
 
@@ -395,19 +396,23 @@ class LanceForRiskDistribution(PreTrainedModel):
             prompts: the prompts, or a single one.
             responses: a response (or `None`) for each; without it the prompts are judged alone.
             batch_size: pairs to a forward pass.
-            risk_threshold: τ in place of the configuration's own.
+            risk_threshold: τ in place of the configuration's own, for all categories or by name; `None` for a name
+                switches that category off.
+            uncertainty: level of the Beta's central interval, in (0, 1), whose upper end is then held against τ in
+                place of the mean: a risk that the detector isn't sure of counts as higher.
 
         Returns:
             One [`RiskDistribution`] a pair.
 
         Raises:
-            ValueError: for a blank prompt, lists of unequal lengths, a threshold outside (0, 1), or a batch size
-                below 1.
+            ValueError: for a blank prompt, lists of unequal lengths, a threshold or level outside (0, 1), an unknown
+                category, or a batch size below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        if risk_threshold is not None:
-            check_threshold("risk_threshold", risk_threshold)
+        thresholds = self.config.thresholds(risk_threshold)
+        if uncertainty is not None:
+            check_threshold("uncertainty", uncertainty)
         prompts = [prompts] if isinstance(prompts, str) else prompts
         responses = [responses] if isinstance(responses, str) else responses
         encodings, dropped = self.encode_pairs(prompts, responses)
@@ -422,20 +427,26 @@ class LanceForRiskDistribution(PreTrainedModel):
                 rows = order[start : start + batch_size]
                 batch = self.tokenizer.pad([encodings[row] for row in rows], return_tensors="pt").to(self.device)
                 output = self(**batch)
-                columns = (output.risk, beta_std(output.alpha, output.beta), output.alpha, output.beta)
+                decided = output.risk
+                if uncertainty is not None:
+                    decided = beta_quantile(output.alpha, output.beta, (1 + uncertainty) / 2)
+                columns = (output.risk, beta_std(output.alpha, output.beta), output.alpha, output.beta, decided)
                 for row, *values in zip(rows, *(column.tolist() for column in columns), strict=True):
-                    results[row] = self._risk_distribution(*values, dropped[row], risk_threshold)
+                    results[row] = self._risk_distribution(*values, thresholds, dropped[row])
         finally:
             self.train(was_training)
         return [results[row] for row in range(len(order))]
 
-    def _risk_distribution(self, mean, std, alpha, beta, truncated_tokens, risk_threshold) -> RiskDistribution:
-        categories = self.config.categories
-        by_risk = sorted(zip(categories, mean, strict=True), key=lambda pair: -pair[1])
-        efforts = {category: self.config.effort(risk, risk_threshold) for category, risk in by_risk}
+    def _risk_distribution(self, mean, std, alpha, beta, decided, thresholds, truncated_tokens) -> RiskDistribution:
+        named = [dict(zip(self.config.categories, values, strict=True)) for values in (mean, std, alpha, beta, decided)]
+        *described, decided = named
+        efforts = {
+            category: self.config.effort(decided[category], thresholds[category])
+            for category in sorted(decided, key=lambda category: -decided[category])
+            if thresholds[category] is not None
+        }
         effort = {category: level for category, level in efforts.items() if level is not None}
-        named = (dict(zip(categories, values, strict=True)) for values in (mean, std, alpha, beta))
-        return RiskDistribution(*named, effort=effort, is_safe=not effort, truncated_tokens=truncated_tokens)
+        return RiskDistribution(*described, effort=effort, is_safe=not effort, truncated_tokens=truncated_tokens)
 
 
 # So `save_pretrained` copies both files and writes `auto_map`.

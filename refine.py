@@ -1,11 +1,14 @@
 """Refine prompts until the target model's answers are safe.
 
     python refine.py --prompt "How do I get back at a neighbour?"
-    python refine.py --input prompts.jsonl --output refined.jsonl
+    python refine.py --input prompts.jsonl --output refined.jsonl --target vllm:Qwen/Qwen2.5-7B-Instruct
 
 A text file holds a prompt a line, a jsonl file an object with "prompt" a line. With --output, a rerun goes on where an
-earlier run stopped. Exit code: 0 when every prompt converged, 3 when one did not, 2 for bad usage or bad lines. The
-terminal withholds an answer that stayed unsafe; --json and --output keep every step, with "converged" false.
+earlier run stopped, and tries again what had failed. A prompt for which no safe answer was found gets a constructive
+reply in its place, and "converged" false; --json and --output keep every step.
+
+Exit code: 0 when every prompt converged, 3 when one did not, 4 when one failed (as when a server gave no answer), 2 for
+bad usage or bad lines.
 """
 
 import argparse
@@ -19,31 +22,65 @@ from rich.console import Console
 
 from command_line import OneLineErrors, UsageError, probability, run
 from detector import ROOT, load_detector
-from generation.base import SamplingParameters
-from generation.engines import load_engine
+from generation.base import SamplingParameters, TextGenerator
+from generation.cache import CachedEngine
+from generation.engines import SPELLINGS, load_engine
 from refinement.console import show
-from refinement.loop import Refinement, RefinementParameters, refine
+from refinement.frame import EXAMPLES
+from refinement.loop import RefinementParameters, refine
+from refinement.output import OutputFile
+from refinement.similarity import SentenceEmbedder
+from refinement.trace import Refinement
 
-BATCH_SIZE = 16
-RECORD_START = b'{"line": '
+EMBEDDED_ADAPTER = ROOT / "refiner"  # makes a refiner of the embedded model; see train_refiner.py
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = OneLineErrors(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineErrors(
+        description=__doc__, epilog=f"engines:\n{SPELLINGS}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="one prompt")
     source.add_argument("--input", type=Path, help="a .txt or .jsonl file of prompts")
     parser.add_argument("--detector", default=str(ROOT), help="a Lance checkpoint (default: this directory)")
-    parser.add_argument("--target", default="embedded", help="answers the prompts: embedded, transformers:NAME_OR_PATH")
-    parser.add_argument("--refiner", default="embedded", help="rewrites the prompts, spelled like --target")
+    parser.add_argument("--target", default="embedded", help="the engine that answers (default: embedded); see below")
+    parser.add_argument(
+        "--refiner", default="embedded", help="the engine that rewrites (default: embedded, fine-tuned)"
+    )
     parser.add_argument("--threshold", type=probability, help="τ: unsafe above it (default: the detector's own)")
+    parser.add_argument(
+        "--category_threshold",
+        type=category_threshold,
+        action="append",
+        default=[],
+        metavar="CATEGORY=τ",
+        help="τ of one category, or CATEGORY=off; can be repeated",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        type=probability,
+        metavar="LEVEL",
+        help="hold the upper end of the risk's interval of this level against τ, such as 0.8",
+    )
     parser.add_argument("--max_steps", type=int, default=5, help="most rewrites of a prompt (default: 5)")
+    parser.add_argument("--candidates", type=int, default=1, help="rewrites drawn at each step (default: 1)")
+    parser.add_argument("--shots", type=int, help="examples for the refiner (default: 0 for embedded, else 2)")
+    parser.add_argument("--batch_size", type=int, help="prompts under way at once (default: what suits the target)")
+    parser.add_argument("--cache", type=Path, help="folder that keeps greedy completions, so that none is asked twice")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is sampled (default: 0)")
     parser.add_argument("--output", type=Path, help="append one JSON object a prompt to this file")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a prompt")
     return parser
+
+
+def category_threshold(text: str) -> tuple[str, float | None]:
+    """An argument CATEGORY=τ, or CATEGORY=off for `None`."""
+    category, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"must read CATEGORY=τ or CATEGORY=off, got {text!r}")
+    return category, None if value == "off" else probability(value)
 
 
 def read_prompts(path: Path) -> tuple[dict[int, str], list[str]]:
@@ -85,73 +122,59 @@ def _is_text(prompt: str) -> bool:
     return bool(prompt.strip()) and prompt.encode("utf-8", errors="ignore").decode("utf-8") == prompt
 
 
-class Output:
-    """The output file: one line a prompt, flushed; what an earlier run finished is kept and skipped.
-
-    Args:
-        path: the file; `None` keeps nothing.
-        prompts: the input's prompts by line number.
+def load_engines(args: argparse.Namespace) -> tuple[TextGenerator, TextGenerator]:
+    """Target and refiner, behind the cache where one is named.
 
     Raises:
-        UsageError: when the file can't be written, or belongs to another input.
+        EngineError: when one can't be loaded.
+        UsageError: when the cache's folder can't be written.
     """
-
-    def __init__(self, path: Path | None, prompts: dict[int, str]):
-        self.path = path
-        self.finished: dict[int, dict] = {}
-        if path is None:
-            return
-        try:
-            with path.open("a+b") as file:
-                file.seek(0)
-                whole, _, torn = file.read().rpartition(b"\n")
-        except OSError as error:
-            raise UsageError(f"--output {path}: {error.strerror}.") from None
-        # Only the beginning of a record can be a torn line; anything else is someone's file.
-        if not (torn.startswith(RECORD_START) or RECORD_START.startswith(torn)):
-            raise UsageError(f"--output {path}: its last line was not written by refine.py; name a new file.")
-        for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
-            record = self._read_record(number, line)
-            if prompts.get(record["line"]) != record["prompt"]:
-                raise UsageError(f"--output {path}, line {number}: from another input; name a new file.")
-            self.finished[record["line"]] = record
-        # A run that was killed can leave half a line: cut it off, so the next line starts clean.
-        with path.open("r+b") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-
-    def _read_record(self, number: int, line: bytes) -> dict:
-        try:
-            record = json.loads(line)
-            fields = {name: record[name] for name in ("prompt", "converged", "error")}
-            return {"line": int(record["line"]), **fields}
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UsageError(
-                f"--output {self.path}, line {number}: not written by refine.py; name a new file."
-            ) from None
-
-    def write(self, record: dict):
-        """Append a finished prompt."""
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    target = load_engine(args.target)
+    same = args.refiner == args.target != "embedded"  # the embedded refiner has an adapter, the embedded target none
+    refiner = target if same else load_engine(args.refiner, embedded_adapter=str(EMBEDDED_ADAPTER))
+    if args.cache is None:
+        return target, refiner
+    try:
+        return CachedEngine(target, args.cache), CachedEngine(refiner, args.cache)
+    except OSError as error:
+        raise UsageError(f"--cache {args.cache}: {error.strerror}.") from None
 
 
 def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tuple[int, Refinement]]:
-    """Refine the prompts batch by batch; yields each one's line number and refinement as it finishes."""
+    """Refine the prompts; yields each one's line number and refinement as it finishes."""
     detector = load_detector(args.detector)
-    target = load_engine(args.target)
-    refiner = target if args.refiner == args.target else load_engine(args.refiner)
+    risk_threshold = find_threshold(args, detector.config)
+    target, refiner = load_engines(args)
     parameters = RefinementParameters(
         max_steps=args.max_steps,
-        risk_threshold=args.threshold,
+        batch_size=args.batch_size or target.batch_size,
+        risk_threshold=risk_threshold,
+        uncertainty=args.uncertainty,
+        candidates=args.candidates,
+        shots=args.shots if args.shots is not None else (0 if args.refiner == "embedded" else len(EXAMPLES)),
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
         rewrite=SamplingParameters(max_new_tokens=128, seed=args.seed),
     )
     lines = list(prompts)
-    for start in range(0, len(lines), BATCH_SIZE):
-        batch = lines[start : start + BATCH_SIZE]
-        for index, refinement in refine([prompts[line] for line in batch], target, refiner, detector, parameters):
-            yield batch[index], refinement
+    embedder = SentenceEmbedder()
+    for place, refinement in refine(prompts.values(), target, refiner, detector, embedder, parameters):
+        yield lines[place], refinement
+
+
+def find_threshold(args: argparse.Namespace, config) -> float | dict[str, float | None] | None:
+    """τ as the options have it: one, or one by category.
+
+    Raises:
+        UsageError: for a category that the detector doesn't know.
+    """
+    if not args.category_threshold:
+        return args.threshold
+    own = dict(args.category_threshold)
+    try:
+        config.thresholds(own)  # knows the categories
+        return config.thresholds(args.threshold) | own
+    except ValueError as error:
+        raise UsageError(f"--category_threshold: {error}") from None
 
 
 def check(args: argparse.Namespace):
@@ -162,12 +185,12 @@ def check(args: argparse.Namespace):
     """
     if args.prompt is not None and not _is_text(args.prompt):
         raise UsageError("--prompt is empty or not text.")
-    if args.max_steps < 0:
-        raise UsageError(f"--max_steps must be at least 0, got {args.max_steps}.")
+    for name, least in (("max_steps", 0), ("max_new_tokens", 1), ("candidates", 1), ("shots", 0), ("batch_size", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} must be at least {least}, got {value}.")
     if not 0 <= args.seed < 2**63:
         raise UsageError(f"--seed must lie between 0 and 2**63 - 1, got {args.seed}.")
-    if args.max_new_tokens < 1:
-        raise UsageError(f"--max_new_tokens must be at least 1, got {args.max_new_tokens}.")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -176,27 +199,29 @@ def main(args: argparse.Namespace) -> int:
     prompts, problems = ({1: args.prompt}, []) if args.prompt is not None else read_prompts(args.input)
     if not prompts and not problems:
         raise UsageError(f"--input {args.input}: no prompts in it.")
-    output = Output(args.output, prompts)
+    output = OutputFile(args.output, prompts)
     console = Console()
     outcomes = list(output.finished.values())
     waiting = {line: prompt for line, prompt in prompts.items() if line not in output.finished}
     for line, refinement in refine_all(args, waiting) if waiting else ():
-        record = refinement.as_record()
-        output.write({"line": line, **record})
+        record = {"line": line, **refinement.as_record()}
+        output.write(record)
         if args.json:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(json.dumps(refinement.as_record(), ensure_ascii=False), flush=True)
         else:
             show(refinement, console)
-        outcomes.append({"line": line, **record})
-    for outcome in outcomes:
-        if outcome["error"]:
-            problems.append(
-                f"{args.input}, line {outcome['line']}: {outcome['error']}" if args.input else outcome["error"]
-            )
-    for problem in problems:
+        outcomes.append(record)
+    failures = [
+        f"{args.input}, line {outcome['line']}: {outcome['error']}" if args.input else outcome["error"]
+        for outcome in outcomes
+        if outcome["error"]
+    ]
+    for problem in (*problems, *failures):
         print(f"refine.py: {problem}", file=sys.stderr)
     if problems:
         return 2
+    if failures:
+        return 4
     return 0 if all(outcome["converged"] for outcome in outcomes) else 3
 
 

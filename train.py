@@ -38,7 +38,8 @@ from transformers.utils import logging
 
 from command_line import OneLineErrors, UsageError, run
 from corpora.beavertails import HUB_NAME, load_beavertails
-from corpora.mixture import drop_responses, label_weights, splice_safe
+from corpora.mixture import drop_responses, label_weights, splice_safe, with_loss_weights
+from corpora.registers import recast
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
 from detector import ROOT, detector_class
@@ -100,14 +101,19 @@ class DataArguments:
     splice_share: float = field(
         default=0.0, metadata={"help": "Share of rows whose response gets a harmless one before or behind it."}
     )
+    register_share: float = field(
+        default=0.0, metadata={"help": "Share of prompts framed as role play, and of responses laid out anew."}
+    )
     validation_share: float = field(default=0.1, metadata={"help": "Share of prompts held out for validation."})
     soft_labels: bool = field(default=False, metadata={"help": "Train on 'labels_mean' where the file has it."})
     category_balance: float = field(default=0.0, metadata={"help": "0: no weights; 1: rare categories weigh in full."})
-    safety_balance: float = field(default=0.0, metadata={"help": "0: no weights; 1: safe and unsafe rows weigh alike."})
+    safety_balance: float = field(
+        default=0.0, metadata={"help": "0: no weights; 1: safe and unsafe labelled pairs weigh alike."}
+    )
     max_train_rows: int | None = field(default=None, metadata={"help": "Train on a random part of the mixture."})
 
     def __post_init__(self):
-        for name in ("safe_share", "prompt_only_share", "splice_share"):
+        for name in ("safe_share", "prompt_only_share", "splice_share", "register_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 < self.validation_share < 1:
@@ -237,6 +243,8 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
         )
     evaluation = {"beavertails": validation}
     mixture = drop_responses(train, data_args.prompt_only_share, seed)
+    weights = label_weights(np.asarray(train["labels"]), data_args.category_balance, data_args.safety_balance)
+    mixture = with_loss_weights(mixture, weights)
     if data_args.safe_file:
         splits = [
             split_by_prompt(match_lengths(load_safe(path, categories), pairs, seed), data_args.validation_share, seed)
@@ -245,29 +253,29 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
         evaluation["safe"] = sample_evenly([held_out for _, held_out in splits], len(validation), seed)
         rows = round(len(train) * data_args.safe_share / (1 - data_args.safe_share))
         safe = sample_evenly([rest for rest, _ in splits], rows, seed)
+        safe = with_loss_weights(safe, np.ones((len(safe), len(categories)), dtype=np.float32))
         mixture = splice_safe(concatenate_datasets([mixture, safe]), safe, data_args.splice_share, seed)
-    mixture = mixture.shuffle(seed=seed)
+    mixture = recast(mixture, data_args.register_share, seed).shuffle(seed=seed)
     if data_args.max_train_rows is not None:
         mixture = mixture.select(range(min(len(mixture), data_args.max_train_rows)))
     return mixture, evaluation
 
 
-def encode(dataset: Dataset, model: PreTrainedModel, labels: np.ndarray, weights: np.ndarray | None = None) -> Dataset:
-    """The rows as the model's inputs, with their labels and label weights; says how many did not fit whole.
+def encode(dataset: Dataset, model: PreTrainedModel, labels_column: str = "labels") -> Dataset:
+    """The rows as the model's inputs, with their labels and loss weights; says how many did not fit whole.
 
     Args:
-        dataset: with `prompt` and `response`.
+        dataset: with `prompt`, `response`, the labels, and `loss_weights` if any.
         model: encodes the pairs.
-        labels: of shape `(rows, categories)`.
-        weights: of the same shape, if any.
+        labels_column: the labels to train on.
     """
     encodings, dropped = model.encode_pairs(dataset["prompt"], dataset["response"])
     if cut := sum(tokens > 0 for tokens in dropped):
         logger.warning(f"{cut} of {len(dropped)} pairs exceed {model.config.max_length} tokens and were cut.")
     columns = {name: [encoding[name] for encoding in encodings] for name in encodings[0]}
-    columns |= {"labels": labels.tolist(), "length": [len(ids) for ids in columns["input_ids"]]}
-    if weights is not None:
-        columns["loss_weights"] = weights.tolist()
+    columns |= {"labels": dataset[labels_column], "length": [len(ids) for ids in columns["input_ids"]]}
+    if "loss_weights" in dataset.column_names:
+        columns["loss_weights"] = dataset["loss_weights"]
     return Dataset.from_dict(columns)
 
 
@@ -290,7 +298,8 @@ def calibrate(trainer: LanceTrainer, evaluation: dict[str, Dataset]):
     scores = {name: prediction.predictions.max(1) for name, prediction in predictions.items()}
     harmful = {name: prediction.label_ids.max(1) > 0.5 for name, prediction in predictions.items()}
     if model.config.beta_parameterization == "exp":
-        scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]))
+        origin = np.repeat([*scores], [len(rows) for rows in scores.values()])
+        scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]), origin)
         if scale > 0:
             model.rejection_head.calibrate(scale, shift)
             scores["beavertails"] = expit(scale * logit(scores["beavertails"]) + shift)
@@ -321,18 +330,14 @@ def main(
     set_seed(training_args.seed)
     model = build_model(model_args, loss_args)
     mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
-    hard_labels = np.asarray(mixture["labels"], dtype=np.float32)
-    targets = np.asarray(mixture["labels_mean"], dtype=np.float32) if data_args.soft_labels else hard_labels
-    weights = label_weights(hard_labels, data_args.category_balance, data_args.safety_balance)
-    splits = {
-        name: encode(rows, model, np.asarray(rows["labels"], dtype=np.float32)) for name, rows in evaluation.items()
-    }
+    # Sorted: a batch of like lengths holds little padding.
+    splits = {name: encode(rows, model).sort("length", reverse=True) for name, rows in evaluation.items()}
     early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
     trainer = LanceTrainer(
         head_learning_rate=model_args.head_learning_rate,
         model=model,
         args=training_args,
-        train_dataset=encode(mixture, model, targets, weights),
+        train_dataset=encode(mixture, model, "labels_mean" if data_args.soft_labels else "labels"),
         eval_dataset=splits["beavertails"],
         data_collator=DataCollatorWithPadding(model.tokenizer),
         processing_class=model.tokenizer,

@@ -3,7 +3,7 @@
 import random
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, List, Value
 
 
 def drop_responses(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -40,6 +40,11 @@ def splice_safe(dataset: Dataset, safe: Dataset, share: float, seed: int) -> Dat
 def _with_response(dataset: Dataset, responses: list[str | None]) -> Dataset:
     feature = dataset.features["response"]
     return dataset.remove_columns("response").add_column("response", responses, feature=feature)
+
+
+def with_loss_weights(dataset: Dataset, weights: np.ndarray) -> Dataset:
+    """The rows with a column `loss_weights`, of shape `(rows, categories)`."""
+    return dataset.add_column("loss_weights", weights.tolist(), feature=List(Value("float32")))
 
 
 def label_weights(labels: np.ndarray, category_balance: float, safety_balance: float) -> np.ndarray:

@@ -6,18 +6,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 
 
-def fit_platt(score: np.ndarray, harmful: np.ndarray) -> tuple[float, float]:
-    """Scale and shift of the logit that make `score` the probability of harm, safe and harmful pairs weighing alike.
+def fit_platt(score: np.ndarray, harmful: np.ndarray, origin: np.ndarray) -> tuple[float, float]:
+    """Scale and shift of the logit that make `score` the probability of harm, under `balanced_weights`.
 
     Args:
         score: max_j d_j of each pair, of shape `(pairs,)`, in (0, 1).
         harmful: whether each is harmful, of the same shape; both kinds occur.
+        origin: the name of the split that each comes from, of the same shape.
 
     Returns:
         (scale, shift): sigmoid(scale · logit(score) + shift) is calibrated.
     """
     regression = LogisticRegression(C=np.inf).fit(
-        logit(score)[:, None], harmful, sample_weight=balanced_weights(harmful)
+        logit(score)[:, None], harmful, sample_weight=balanced_weights(harmful, origin)
     )
     return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 
@@ -30,7 +31,8 @@ def best_balanced_threshold(score: np.ndarray, harmful: np.ndarray) -> float:
         harmful: whether each is harmful, of the same shape; both kinds occur.
     """
     score = score.astype(np.float64)
-    precision, recall, cuts = precision_recall_curve(harmful, score, sample_weight=balanced_weights(harmful))
+    weights = balanced_weights(harmful, np.zeros(len(harmful)))
+    precision, recall, cuts = precision_recall_curve(harmful, score, sample_weight=weights)
     f1 = 2 * precision * recall / (precision + recall).clip(min=1e-12)
     best = int(f1[:-1].argmax())
     # `precision_recall_curve` counts score >= cut, the detector counts d > τ: step half way down to the next score.
@@ -38,6 +40,15 @@ def best_balanced_threshold(score: np.ndarray, harmful: np.ndarray) -> float:
     return float((cuts[best] + below.max()) / 2) if below.size else float(cuts[best] / 2)
 
 
-def balanced_weights(harmful: np.ndarray) -> np.ndarray:
-    """Weights that take a file's own mix of safe and harmful, which users' traffic doesn't share, out of a choice."""
-    return np.where(harmful, 1 / harmful.sum(), 1 / (~harmful).sum()) * len(harmful) / 2
+def balanced_weights(harmful: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Weights, with mean 1, under which safe and harmful pairs weigh alike, and so do the safe pairs of each origin.
+
+    They take a file's own mix, which users' traffic doesn't share, out of a choice; and where easy harmless rows are
+    many, they keep them from hiding the hard ones.
+    """
+    weights = harmful / harmful.sum()
+    origins = np.unique(origin[~harmful])
+    for name in origins:
+        safe = ~harmful & (origin == name)
+        weights[safe] = 1 / (len(origins) * safe.sum())
+    return weights * len(harmful) / 2

@@ -1,6 +1,6 @@
 """What every engine takes and gives: chats and sampling parameters in, completions out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +16,15 @@ class SamplingParameters:
         max_new_tokens: most tokens of a completion.
         temperature: 0 decodes greedily; above, samples.
         top_p: nucleus mass when sampling, in (0, 1].
-        seed: of the sampling.
+        seed: of the sampling; each chat of a batch draws its own from it.
+        json_schema: a JSON schema, as text, that the completion has to follow; for the engines that can hold it to one.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    json_schema: str | None = None
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
@@ -50,8 +52,31 @@ class Completion:
     finish_reason: str
 
 
-class PromptTooLongError(ValueError):
-    """A chat that leaves no room for an answer in the model's context.
+class GenerationError(RuntimeError):
+    """Some chats of a batch got no answer; what the others got is not lost.
+
+    Args:
+        message: the whole story in one line.
+        failures: the reason by place in the batch.
+        completions: the answers by place. A chat that is in neither was not tried.
+        too_long: the places of the failures that a shorter chat would mend.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        failures: dict[int, str],
+        completions: dict[int, Completion],
+        too_long: Collection[int] = (),
+    ):
+        super().__init__(message)
+        self.failures = failures
+        self.completions = completions
+        self.too_long = frozenset(too_long)
+
+
+class PromptTooLongError(GenerationError):
+    """A chat that leaves no room for an answer in the model's context; none of its batch was tried.
 
     Args:
         index: its place in the batch.
@@ -61,20 +86,26 @@ class PromptTooLongError(ValueError):
     """
 
     def __init__(self, index: int, tokens: int, context_length: int, text: str):
-        self.index = index
-        self.reason = f"{tokens} tokens leave no room for an answer in the context of {context_length}: shorten it."
-        super().__init__(f"prompt {index} ({' '.join(text[:60].split())!r}...): {self.reason}")
+        reason = f"{tokens} tokens leave no room for an answer in the context of {context_length}: shorten it."
+        message = f"prompt {index} ({' '.join(text[:60].split())!r}...): {reason}"
+        super().__init__(message, failures={index: reason}, completions={}, too_long=(index,))
 
 
 class TextGenerator(Protocol):
-    """An engine."""
+    """An engine.
+
+    Attributes:
+        name: kind and model, as in the cache's key.
+        batch_size: how many chats keep it busy.
+    """
 
     name: str
+    batch_size: int
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """Answer each chat, in the order given.
 
         Raises:
-            PromptTooLongError: for the first chat that the context can't hold.
+            GenerationError: when some chats got no answer; it holds the reasons, and the other chats' answers.
         """
         ...

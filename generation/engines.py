@@ -1,29 +1,85 @@
 """The one spelling of an engine: `embedded`, or `KIND:MODEL`."""
 
+from typing import Any
+
 from safetensors import SafetensorError
 
 from errors import UserError, first_line
 from generation.base import TextGenerator
 from generation.embedded import embedded_model
+from generation.openai_engine import OpenAIEngine
 from generation.transformers_engine import TransformersEngine
+
+SPELLINGS = """\
+embedded                                   SmolLM2-135M-Instruct, on this machine
+transformers:MODEL[+ADAPTER][?OPTIONS]     a model on the Hub or in a folder, with a LoRA adapter if named
+vllm:MODEL[+ADAPTER][?OPTIONS]             the same through vLLM (pip install -r requirements-vllm.txt)
+openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key from OPENAI_API_KEY
+OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size and dtype for transformers; batch_size,
+tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout and attempts for openai."""
 
 
 class EngineError(UserError):
     """An engine's spelling that names none, or a model that can't be loaded."""
 
 
-def load_engine(spelling: str) -> TextGenerator:
-    """The engine that `spelling` names: `embedded`, or `transformers:NAME_OR_PATH`.
+def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGenerator:
+    """The engine that `spelling` names, in one of the forms of `SPELLINGS`.
+
+    Args:
+        spelling: see `SPELLINGS`.
+        embedded_adapter: a LoRA adapter for the embedded model, where that is named.
 
     Raises:
-        EngineError: for another spelling, or a model that can't be loaded.
+        EngineError: for another spelling, an option that the engine doesn't have, or a model that can't be loaded.
     """
-    kind, _, model = spelling.partition(":")
+    source, _, query = spelling.partition("?")
+    kind, _, model = source.partition(":")
     try:
-        if spelling == "embedded":
-            return TransformersEngine(str(embedded_model()))
+        options = _read_options(query)
+        if source == "embedded":
+            return TransformersEngine(str(embedded_model()), embedded_adapter, **options)
         if kind == "transformers" and model:
-            return TransformersEngine(model)
-    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+            return TransformersEngine(*_split_adapter(model), **options)
+        if kind == "vllm" and model:
+            return _vllm_engine()(*_split_adapter(model), **options)
+        if kind == "openai" and "@" in model:
+            name, _, base_url = model.rpartition("@")
+            return OpenAIEngine(name, base_url, **options)
+    except (OSError, ValueError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise EngineError(f"{spelling}: {first_line(error)}") from None
-    raise EngineError(f"{spelling!r} names no engine: use 'embedded' or 'transformers:NAME_OR_PATH'.")
+    raise EngineError(
+        f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or 'openai:MODEL@BASE_URL'."
+    )
+
+
+def _split_adapter(model: str) -> tuple[str, str | None]:
+    name, _, adapter = model.partition("+")
+    return name, adapter or None
+
+
+def _read_options(query: str) -> dict[str, Any]:
+    options = {}
+    for part in filter(None, query.split("&")):
+        name, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"option {part!r} must read NAME=VALUE.")
+        options[name] = _read_value(value)
+    return options
+
+
+def _read_value(value: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _vllm_engine():
+    try:
+        from generation.vllm_engine import VLLMEngine  # an extra: imported where it is asked for
+    except ImportError as error:
+        raise ValueError(f"vLLM is not installed ({first_line(error)}): pip install -r requirements-vllm.txt") from None
+    return VLLMEngine

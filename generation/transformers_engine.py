@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from generation.base import Chat, Completion, PromptTooLongError, SamplingParameters
+from generation.chat_text import escape_special_tokens, special_tokens
 
 
 class TransformersEngine:
@@ -13,16 +15,25 @@ class TransformersEngine:
 
     Args:
         name_or_path: a chat model on the Hub or in a folder.
+        adapter: a LoRA adapter's folder, if any; it is merged into the weights.
         batch_size: chats to a batch.
         device: such as `"cuda"`; the first accelerator when not given, else the CPU.
+        dtype: such as `"float32"`; the checkpoint's own when not given.
 
     Raises:
         OSError: when there is no such model.
-        ValueError: when its tokenizer has no chat template.
+        ValueError: when its tokenizer has no chat template, or there is no such adapter.
     """
 
-    def __init__(self, name_or_path: str, batch_size: int = 16, device: str | None = None):
-        self.name = f"transformers:{name_or_path}"
+    def __init__(
+        self,
+        name_or_path: str,
+        adapter: str | None = None,
+        batch_size: int = 16,
+        device: str | None = None,
+        dtype: str = "auto",
+    ):
+        self.name = f"transformers:{name_or_path}" + (f"+{adapter}" if adapter else "")
         self.batch_size = batch_size
         accelerator = torch.accelerator.current_accelerator()
         self.device = torch.device(device) if device else accelerator or torch.device("cpu")
@@ -31,12 +42,11 @@ class TransformersEngine:
             raise ValueError(f"{name_or_path}: its tokenizer has no chat template; name a chat model.")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto").to(self.device).eval()
-        # Those without a named slot, as Llama 3's headers, are missing from `all_special_tokens`.
-        added = self.tokenizer.added_tokens_decoder.values()
-        self.special_tokens = {token.content for token in added if token.special} | set(
-            self.tokenizer.all_special_tokens
-        )
+        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        self.model = model.to(self.device).eval()
+        self.special_tokens = special_tokens(self.tokenizer)
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
@@ -44,6 +54,8 @@ class TransformersEngine:
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """See [`TextGenerator.generate`]; chats of like length share a batch, and keep their order in the result."""
+        if sampling.json_schema is not None:
+            raise ValueError(f"{self.name} can't hold an answer to a JSON schema: use a vllm or openai engine.")
         encoded = [self._encode(chat) for chat in chats]
         for index, ids in enumerate(encoded):
             if len(ids) >= self.context_length:
@@ -58,14 +70,8 @@ class TransformersEngine:
         return [completions[index] for index in range(len(chats))]
 
     def _encode(self, chat: Chat) -> list[int]:
-        escaped = [message | {"content": self._escape(message["content"])} for message in chat]
+        escaped = escape_special_tokens(chat, self.special_tokens)
         return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
-
-    def _escape(self, text: str) -> str:
-        # A message is data: a chat-template token in it must not open another turn.
-        for token in self.special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
     @torch.inference_mode()
     def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters) -> list[Completion]:

@@ -1,13 +1,20 @@
 """The refinement loop: answer, assess, and rewrite until the pair is safe (Eq. 3), a whole batch at each step."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
-from generation.base import Chat, Completion, PromptTooLongError, SamplingParameters, TextGenerator
-from refinement.frame import read_refined, refiner_chat
+from generation.base import Chat, Completion, GenerationError, SamplingParameters, TextGenerator
+from refinement.candidates import Candidate, IntentLimits, find_fault, read_rewrite
+from refinement.frame import Attempt, refiner_chat
 from refinement.gradient import textual_gradient
+from refinement.similarity import Embedder, cosine
+from refinement.trace import Refinement, Step
+
+Key = tuple[int, int]  # a prompt's place in the input, and the draw
+KEPT = "two replies of the refiner could not be used (the last one {fault}); the prompt was kept"
 
 
 class Verdict(Protocol):
@@ -19,12 +26,22 @@ class Verdict(Protocol):
     is_safe: bool
     truncated_tokens: int
 
+    @property
+    def max_risk(self) -> float:
+        """max_j d_j."""
+        ...
+
 
 class Detector(Protocol):
     """What the loop needs of a detector."""
 
     def assess(
-        self, prompts: Sequence[str], responses: Sequence[str], risk_threshold: float | None = None
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str] | None = None,
+        *,
+        risk_threshold: float | Mapping[str, float | None] | None = None,
+        uncertainty: float | None = None,
     ) -> Sequence[Verdict]:
         """One risk distribution a pair."""
         ...
@@ -32,213 +49,256 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class RefinementParameters:
-    """How far the loop goes.
+    """How the loop goes, and how far.
 
     Args:
         max_steps: most rewrites of a prompt; 0 assesses only.
-        risk_threshold: τ; the detector's own when `None`.
+        batch_size: prompts under way at once; a finished one makes room for the next.
+        risk_threshold: τ, or one by category, `None` for a category that doesn't count; else the detector's own.
+        uncertainty: level of the Beta's interval whose upper end is held against τ in place of its mean.
+        candidates: rewrites drawn at each step; the one that the detector finds least risky stands.
+        limits: how far a rewrite may go from the user's prompt.
+        history: most earlier attempts in the refiner's context.
+        shots: examples in the refiner's context, for one that was not fine-tuned.
         answer: decoding of the target model.
         rewrite: decoding of the refiner.
-        retry_temperature: of the second try, after a reply with nothing usable.
+        draw_temperature: of the refiner where it draws several candidates, or a second time.
     """
 
     max_steps: int = 5
-    risk_threshold: float | None = None
+    batch_size: int = 16
+    risk_threshold: float | Mapping[str, float | None] | None = None
+    uncertainty: float | None = None
+    candidates: int = 1
+    limits: IntentLimits = IntentLimits()
+    history: int = 2
+    shots: int = 0
     answer: SamplingParameters = SamplingParameters(max_new_tokens=256)
     rewrite: SamplingParameters = SamplingParameters(max_new_tokens=128)
-    retry_temperature: float = 0.7
+    draw_temperature: float = 0.7
 
 
 @dataclass
-class Step:
-    """One x^t with its answer r^t and its risk d^t.
+class _Live:
+    """A prompt under way: x^t, how close it is to x^0, the attempts behind it, and whether r^t is still to come."""
 
-    Args:
-        prompt: x^t.
-        response: r^t.
-        risk: d^t by category.
-        uncertainty: the standard deviation of each category's Beta.
-        effort: the effort of each category above τ; empty when the pair is safe.
-        gradient: g^t; empty when the pair is safe.
-        truncated_tokens: how much of the pair the detector could not read.
-        note: what went wrong in making x^t, if anything.
-    """
-
+    refinement: Refinement
+    started: float
     prompt: str
-    response: str
-    risk: dict[str, float]
-    uncertainty: dict[str, float]
-    effort: dict[str, str]
-    gradient: str
-    truncated_tokens: int
-    note: str | None = None
+    similarity: float = 1.0
+    attempts: list[Attempt] = field(default_factory=list)
+    unanswered: bool = True
 
     @property
-    def max_risk(self) -> float:
-        """max_j d_j."""
-        return max(self.risk.values())
+    def gradient(self) -> str:
+        """g^t."""
+        return self.refinement.steps[-1].gradient
 
-    @property
-    def is_safe(self) -> bool:
-        """Whether no category is above τ."""
-        return not self.effort
-
-
-@dataclass
-class Refinement:
-    """What came of one prompt.
-
-    Args:
-        prompt: x^0, as given.
-        steps: from x^0 on.
-        calls: model calls made for it, by role ("target", "refiner", "detector").
-        tokens: read and written by target and refiner ("prompt", "completion").
-        seconds: from the batch's start until this prompt was done.
-        error: why it could not be refined to the end, if so.
-    """
-
-    prompt: str
-    steps: list[Step] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=lambda: {"target": 0, "refiner": 0, "detector": 0})
-    tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "completion": 0})
-    seconds: float = 0.0
-    error: str | None = None
-
-    @property
-    def converged(self) -> bool:
-        """Whether the returned pair is safe."""
-        return bool(self.steps) and self.best.is_safe
-
-    @property
-    def best(self) -> Step:
-        """The safe step, else the one with the lowest max_j d_j: never worse than the input."""
-        return min(self.steps, key=lambda step: step.max_risk)
-
-    def as_record(self) -> dict:
-        """The refinement as one JSON object."""
-        return {
-            "prompt": self.prompt,
-            "refined_prompt": self.best.prompt if self.steps else None,
-            "response": self.best.response if self.steps else None,
-            "converged": self.converged,
-            "error": self.error,
-            "steps": [asdict(step) for step in self.steps],
-            "calls": self.calls,
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-        }
-
-    def count(self, role: str, completion: Completion):
-        """Book a call and its tokens."""
-        self.calls[role] += 1
-        self.tokens["prompt"] += completion.prompt_tokens
-        self.tokens["completion"] += completion.completion_tokens
+    def is_done(self, max_steps: int) -> bool:
+        """Whether it failed, is safe, or is out of steps."""
+        steps = self.refinement.steps
+        return bool(self.refinement.error) or steps[-1].is_safe or len(steps) > max_steps
 
 
 def refine(
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     target: TextGenerator,
     refiner: TextGenerator,
     detector: Detector,
+    embedder: Embedder,
     parameters: RefinementParameters,
 ) -> Iterator[tuple[int, Refinement]]:
-    """Refine a batch; each step makes one target call, one detector pass and one refiner call for all live prompts.
+    """Refine prompts; each step makes one target call, one detector pass and one refiner call for all under way.
 
     Args:
         prompts: the users' prompts.
         target: answers them.
         refiner: rewrites them.
         detector: judges the pairs.
+        embedder: measures how close a rewrite stays to the original.
         parameters: limits and decoding.
 
     Yields:
         The place of a prompt and what came of it, as soon as it is safe, out of steps, or failed.
     """
-    start = perf_counter()
-    live = {index: Refinement(prompt) for index, prompt in enumerate(prompts)}
-    current = dict(enumerate(prompts))
-    notes: dict[int, str | None] = dict.fromkeys(live)
-    while live:
-        questions = {index: [{"role": "user", "content": current[index]}] for index in live if not live[index].error}
-        answers = _generate(target, questions, live, parameters.answer, "target")
-        _assess(detector, {index: (current[index], answers[index].text) for index in answers}, notes, live, parameters)
-        for index in list(live):
-            refinement = live[index]
-            if refinement.error or refinement.steps[-1].is_safe or len(refinement.steps) > parameters.max_steps:
-                refinement.seconds = perf_counter() - start
-                yield index, live.pop(index)
-        for index, (rewrite, note) in _rewrite(refiner, current, live, parameters).items():
-            current[index], notes[index] = rewrite, note
+    waiting = enumerate(prompts)
+    live: dict[int, _Live] = {}
+    while True:
+        for index, prompt in islice(waiting, parameters.batch_size - len(live)):
+            live[index] = _Live(Refinement(prompt), perf_counter(), prompt)
+        if not live:
+            return
+        _answer(target, detector, live, parameters)
+        for index in [index for index, row in live.items() if row.is_done(parameters.max_steps)]:
+            row = live.pop(index)
+            row.refinement.seconds = perf_counter() - row.started
+            yield index, row.refinement
+        _rewrite(refiner, detector, embedder, live, parameters)
 
 
-def _generate(
-    engine: TextGenerator, chats: dict[int, Chat], live: dict[int, Refinement], sampling: SamplingParameters, role: str
-) -> dict[int, Completion]:
-    """One batched call; a chat that the context can't hold is left out, its reason kept as the prompt's error."""
-    chats = dict(chats)
-    while chats:
-        try:
-            completions = dict(zip(chats, engine.generate(list(chats.values()), sampling), strict=True))
-        except PromptTooLongError as error:
-            too_long = list(chats)[error.index]
-            live[too_long].error = f"{role}: {error.reason}"
-            del chats[too_long]
-            continue
-        for index, completion in completions.items():
-            live[index].count(role, completion)
-        return completions
-    return {}
-
-
-def _assess(
-    detector: Detector,
-    pairs: dict[int, tuple[str, str]],
-    notes: dict[int, str | None],
-    live: dict[int, Refinement],
-    parameters: RefinementParameters,
-):
-    """Judge every answered prompt, and add the step to its refinement."""
-    if not pairs:
-        return
-    prompts, responses = zip(*pairs.values(), strict=True)
-    risks = detector.assess(prompts, responses, risk_threshold=parameters.risk_threshold)
-    for (index, (prompt, response)), risk in zip(pairs.items(), risks, strict=True):
-        gradient = textual_gradient(risk.mean, risk.effort)
-        live[index].calls["detector"] += 1
-        live[index].steps.append(
-            Step(prompt, response, risk.mean, risk.std, risk.effort, gradient, risk.truncated_tokens, notes[index])
+def _answer(target: TextGenerator, detector: Detector, live: dict[int, _Live], parameters: RefinementParameters):
+    """r^t and d^t of every prompt that is new, as another step of its refinement."""
+    questions = {
+        (index, 0): [[{"role": "user", "content": row.prompt}]] for index, row in live.items() if row.unanswered
+    }
+    answers = {index: answer for (index, _), answer in _generate(target, questions, live, parameters.answer, "target")}
+    pairs = [(live[index].prompt, answer.text) for index, answer in answers.items()]
+    for index, (prompt, response), verdict in zip(answers, pairs, _judge(detector, pairs, parameters), strict=True):
+        row = live[index]
+        row.unanswered = False
+        row.refinement.calls["detector"] += 1
+        gradient = textual_gradient(verdict.mean, verdict.effort)
+        row.refinement.steps.append(
+            Step(
+                prompt,
+                response,
+                verdict.mean,
+                verdict.std,
+                verdict.effort,
+                gradient,
+                row.similarity,
+                verdict.truncated_tokens,
+            )
         )
 
 
-def _rewrite(
-    refiner: TextGenerator, current: dict[int, str], live: dict[int, Refinement], parameters: RefinementParameters
-) -> dict[int, tuple[str, str | None]]:
-    """Eq. 3: x^{t+1} of every live prompt, with a note where even the second try gave nothing usable."""
-    open_rows = [index for index in live if not live[index].error]
-    gradients = {index: live[index].steps[-1].gradient for index in open_rows}
-    chats = {index: refiner_chat(current[index], gradients[index]) for index in open_rows}
-    replies = _generate(refiner, chats, live, parameters.rewrite, "refiner")
-    rewrites = {index: _read_rewrite(reply, current[index]) for index, reply in replies.items()}
-
-    unusable = [index for index, rewrite in rewrites.items() if rewrite is None]
-    # Another step is another draw: the same failure is not met with the same dice.
-    retry = replace(
-        parameters.rewrite,
-        temperature=parameters.retry_temperature,
-        seed=parameters.rewrite.seed + max((len(live[index].steps) for index in unusable), default=0),
+def _judge(
+    detector: Detector, pairs: Sequence[tuple[str, str | None]], parameters: RefinementParameters
+) -> Sequence[Verdict]:
+    if not pairs:
+        return []
+    prompts, responses = zip(*pairs, strict=True)
+    return detector.assess(
+        prompts, responses, risk_threshold=parameters.risk_threshold, uncertainty=parameters.uncertainty
     )
-    chats = {index: refiner_chat(current[index], gradients[index], replies[index].text) for index in unusable}
-    for index, reply in _generate(refiner, chats, live, retry, "refiner").items():
-        rewrites[index] = _read_rewrite(reply, current[index])
-    for index in unusable:
-        live[index].error = None  # a second try that the context can't hold is no worse than one that fails
-    kept = "the refiner gave no usable rewrite, twice; the prompt was kept"
-    return {
-        index: (current[index], kept) if rewrite is None else (rewrite, None) for index, rewrite in rewrites.items()
+
+
+def _rewrite(
+    refiner: TextGenerator,
+    detector: Detector,
+    embedder: Embedder,
+    live: dict[int, _Live],
+    parameters: RefinementParameters,
+):
+    """Eq. 3: x^{t+1} of every live prompt; where two tries gave nothing usable, x^t is kept and the step says so."""
+    # Greedy decoding would repeat the reply that failed: a prompt that was kept goes to the second try at once.
+    stuck = {index: "held no new prompt" for index, row in live.items() if row.refinement.steps[-1].note}
+    fresh = {index: None for index in live if index not in stuck}
+    candidates = _draw(refiner, embedder, live, fresh, parameters)
+    chosen = _choose(detector, live, candidates, parameters)
+    faults = stuck | {index: row[0].fault for index, row in candidates.items() if index not in chosen}
+    again = _draw(refiner, embedder, live, faults, parameters)
+    chosen |= _choose(detector, live, again, parameters)
+    for index, row in live.items():
+        if row.refinement.error:
+            continue
+        if index in chosen:
+            row.attempts.append(Attempt(row.prompt, row.gradient, chosen[index].rewrite))
+            row.prompt, row.similarity, row.unanswered = chosen[index].rewrite, chosen[index].similarity, True
+        else:  # its answer and its risk stand
+            note = KEPT.format(fault=again[index][0].fault)
+            row.refinement.steps.append(replace(row.refinement.steps[-1], note=note))
+
+
+def _draw(
+    refiner: TextGenerator,
+    embedder: Embedder,
+    live: dict[int, _Live],
+    faults: Mapping[int, str | None],
+    parameters: RefinementParameters,
+) -> dict[int, list[Candidate]]:
+    """The refiner's candidates for some prompts, those that may stand and those that may not.
+
+    Args:
+        refiner: rewrites them.
+        embedder: measures how close a rewrite stays.
+        live: all prompts under way.
+        faults: the prompts to rewrite, each with what was wrong with the last reply, if there was one.
+        parameters: limits and decoding.
+    """
+    chats = {
+        (index, draw): _refiner_chats(live[index], fault, parameters)
+        for index, fault in faults.items()
+        for draw in range(parameters.candidates)
     }
+    sampling = parameters.rewrite
+    if parameters.candidates > 1 or any(faults.values()):
+        # Another step, another draw: the same failure is not met with the same dice.
+        step = max((len(live[index].refinement.steps) for index in faults), default=0)
+        sampling = replace(sampling, temperature=parameters.draw_temperature, seed=sampling.seed + 1000 * step)
+    replies = [
+        (index, read_rewrite(reply.text)) for (index, _), reply in _generate(refiner, chats, live, sampling, "refiner")
+    ]
+    originals = [live[index].refinement.prompt for index, _ in replies]
+    similarities = cosine(embedder, originals, [rewrite for _, rewrite in replies])
+    candidates: dict[int, list[Candidate]] = {}
+    for (index, rewrite), original, similarity in zip(replies, originals, similarities, strict=True):
+        earlier = [step.prompt for step in live[index].refinement.steps]
+        fault = find_fault(original, rewrite, similarity, earlier, parameters.limits)
+        candidates.setdefault(index, []).append(Candidate(rewrite, similarity, fault))
+    return candidates
 
 
-def _read_rewrite(reply: Completion, prompt: str) -> str | None:
-    """The rewrite in a reply; `None` when there is none, or when it is the prompt again."""
-    rewrite = read_refined(reply.text)
-    return None if rewrite is None or rewrite.split() == prompt.split() else rewrite
+def _refiner_chats(row: _Live, fault: str | None, parameters: RefinementParameters) -> list[Chat]:
+    """The refiner's chat, and shorter ones for a context that can't hold it."""
+    history = row.attempts[-parameters.history :] if parameters.history else []
+    return [
+        refiner_chat(row.prompt, row.gradient, history, parameters.shots, fault),
+        refiner_chat(row.prompt, row.gradient, (), parameters.shots, fault),
+        refiner_chat(row.prompt, row.gradient),
+    ]
+
+
+def _choose(
+    detector: Detector, live: dict[int, _Live], candidates: dict[int, list[Candidate]], parameters: RefinementParameters
+) -> dict[int, Candidate]:
+    """Of each prompt's candidates that may stand, the one whose prompt alone is the least risky."""
+    standing = {
+        index: list({candidate.rewrite: candidate for candidate in drawn if candidate.fault is None}.values())
+        for index, drawn in candidates.items()
+    }
+    rivals = [(index, candidate) for index, drawn in standing.items() if len(drawn) > 1 for candidate in drawn]
+    verdicts = _judge(detector, [(candidate.rewrite, None) for _, candidate in rivals], parameters)
+    chosen = {index: drawn[0] for index, drawn in standing.items() if drawn}
+    lowest: dict[int, float] = {}
+    for (index, candidate), verdict in zip(rivals, verdicts, strict=True):
+        live[index].refinement.calls["detector"] += 1
+        if verdict.max_risk < lowest.get(index, 1.0):
+            lowest[index], chosen[index] = verdict.max_risk, candidate
+    return chosen
+
+
+def _generate(
+    engine: TextGenerator,
+    alternatives: Mapping[Key, Sequence[Chat]],
+    live: dict[int, _Live],
+    sampling: SamplingParameters,
+    role: str,
+) -> list[tuple[Key, Completion]]:
+    """One batched call; a chat that the context can't hold gives way to its next, shorter one.
+
+    A prompt of which no chat was answered gets the reason as its error.
+    """
+    pending = {key: list(chats) for key, chats in alternatives.items()}
+    completions: dict[Key, Completion] = {}
+    reasons: dict[int, str] = {}
+    while pending:
+        keys = list(pending)
+        try:
+            answers = dict(enumerate(engine.generate([pending[key][0] for key in keys], sampling)))
+            failures: dict[int, str] = {}
+            too_long: frozenset[int] = frozenset()
+        except GenerationError as error:
+            answers, failures, too_long = error.completions, error.failures, error.too_long
+        for place, completion in answers.items():
+            completions[keys[place]] = completion
+            live[keys[place][0]].refinement.count(role, completion)
+            del pending[keys[place]]
+        for place, reason in failures.items():
+            del pending[keys[place]][0]
+            if place not in too_long or not pending[keys[place]]:
+                del pending[keys[place]]
+                reasons[keys[place][0]] = f"{role}: {reason}"
+    for index in reasons.keys() - {index for index, _ in completions}:
+        live[index].refinement.error = reasons[index]
+    return [(key, completions[key]) for key in alternatives if key in completions]

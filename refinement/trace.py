@@ -1,0 +1,105 @@
+"""What the loop leaves behind of one prompt: its steps, and what came of them."""
+
+from dataclasses import asdict, dataclass, field
+
+from generation.base import Completion
+from refinement.candidates import length_ratio
+from refinement.constructive import constructive_reply
+
+
+@dataclass
+class Step:
+    """One x^t with its answer r^t and its risk d^t.
+
+    Args:
+        prompt: x^t.
+        response: r^t.
+        risk: d^t by category.
+        uncertainty: the standard deviation of each category's Beta.
+        effort: the effort of each category above τ; empty when the pair is safe.
+        gradient: g^t; empty when the pair is safe.
+        similarity: cosine of x^t to x^0.
+        truncated_tokens: how much of the pair the detector could not read.
+        note: what went wrong in making x^t, if anything.
+    """
+
+    prompt: str
+    response: str
+    risk: dict[str, float]
+    uncertainty: dict[str, float]
+    effort: dict[str, str]
+    gradient: str
+    similarity: float
+    truncated_tokens: int
+    note: str | None = None
+
+    @property
+    def max_risk(self) -> float:
+        """max_j d_j."""
+        return max(self.risk.values())
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether no category is above τ."""
+        return not self.effort
+
+
+@dataclass
+class Refinement:
+    """What came of one prompt.
+
+    Args:
+        prompt: x^0, as given.
+        steps: from x^0 on.
+        calls: model calls made for it, by role ("target", "refiner", "detector").
+        tokens: read and written by target and refiner ("prompt", "completion").
+        seconds: from its first call until it was done.
+        error: why it could not be refined to the end, if so.
+    """
+
+    prompt: str
+    steps: list[Step] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=lambda: {"target": 0, "refiner": 0, "detector": 0})
+    tokens: dict[str, int] = field(default_factory=lambda: {"prompt": 0, "completion": 0})
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether the returned pair is safe."""
+        return bool(self.steps) and self.best.is_safe
+
+    @property
+    def best(self) -> Step:
+        """The safe step, else the one with the lowest max_j d_j: never worse than the input."""
+        return min(self.steps, key=lambda step: (not step.is_safe, step.max_risk))
+
+    @property
+    def response(self) -> str | None:
+        """The safe answer; without one, a constructive reply, never the unsafe answer. `None` after an error."""
+        if self.converged:
+            return self.best.response
+        return None if self.error or not self.steps else constructive_reply([*self.best.effort])
+
+    def as_record(self) -> dict:
+        """The refinement as one JSON object."""
+        best = self.best if self.steps else None
+        return {
+            "prompt": self.prompt,
+            "refined_prompt": best.prompt if best else None,
+            "response": self.response,
+            "converged": self.converged,
+            "similarity": round(best.similarity, 4) if best else None,
+            "length_ratio": round(length_ratio(self.prompt, best.prompt), 4) if best else None,
+            "error": self.error,
+            "steps": [asdict(step) for step in self.steps],
+            "calls": self.calls,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def count(self, role: str, completion: Completion):
+        """Book a call and its tokens."""
+        self.calls[role] += 1
+        self.tokens["prompt"] += completion.prompt_tokens
+        self.tokens["completion"] += completion.completion_tokens
