@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from errors import UserError
+from transformers import HfArgumentParser
+
+from errors import UserError, first_line
 
 
 class UsageError(UserError):
@@ -18,6 +20,23 @@ class OneLineErrors(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with 2."""
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+class DataclassParser(HfArgumentParser):
+    """`HfArgumentParser`, for the scripts built on the Trainer, with one-line errors."""
+
+    error = OneLineErrors.error
+
+    def parse(self) -> tuple:
+        """The command line's groups of arguments.
+
+        Raises:
+            UsageError: for values that don't go together.
+        """
+        try:
+            return self.parse_args_into_dataclasses()
+        except ValueError as error:
+            raise UsageError(first_line(error)) from None
 
 
 def probability(text: str) -> float:

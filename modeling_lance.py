@@ -109,7 +109,7 @@ class RiskDistribution:
         alpha: the Beta's first parameter by category.
         beta: its second.
         effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above its τ, the riskiest first.
-        is_safe: whether no category is above τ.
+        is_safe: whether no category is above its τ.
         truncated_tokens: how many tokens of the pair did not fit the encoder and went unread.
     """
 
@@ -123,7 +123,7 @@ class RiskDistribution:
 
     @property
     def max_risk(self) -> float:
-        """max_j d_j: the number that τ is held against."""
+        """max_j d_j over all categories, those switched off among them."""
         return max(self.mean.values())
 
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
@@ -398,8 +398,8 @@ class LanceForRiskDistribution(PreTrainedModel):
             batch_size: pairs to a forward pass.
             risk_threshold: τ in place of the configuration's own, for all categories or by name; `None` for a name
                 switches that category off.
-            uncertainty: level of the Beta's central interval, in (0, 1), whose upper end is then held against τ in
-                place of the mean: a risk that the detector isn't sure of counts as higher.
+            uncertainty: level of the Beta's central interval, in (0, 1), whose upper end is then held against τ where
+                it lies above the mean: a risk that the detector isn't sure of counts as higher.
 
         Returns:
             One [`RiskDistribution`] a pair.
@@ -429,7 +429,8 @@ class LanceForRiskDistribution(PreTrainedModel):
                 output = self(**batch)
                 decided = output.risk
                 if uncertainty is not None:
-                    decided = beta_quantile(output.alpha, output.beta, (1 + uncertainty) / 2)
+                    # The mean of a skewed Beta can lie above its interval; the risk counts as no lower for that.
+                    decided = decided.maximum(beta_quantile(output.alpha, output.beta, (1 + uncertainty) / 2))
                 columns = (output.risk, beta_std(output.alpha, output.beta), output.alpha, output.beta, decided)
                 for row, *values in zip(rows, *(column.tolist() for column in columns), strict=True):
                     results[row] = self._risk_distribution(*values, thresholds, dropped[row])

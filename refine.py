@@ -24,15 +24,13 @@ from command_line import OneLineErrors, UsageError, probability, run
 from detector import ROOT, load_detector
 from generation.base import SamplingParameters, TextGenerator
 from generation.cache import CachedEngine
-from generation.engines import SPELLINGS, load_engine
+from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, load_engine
 from refinement.console import show
 from refinement.frame import EXAMPLES
 from refinement.loop import RefinementParameters, refine
 from refinement.output import OutputFile
 from refinement.similarity import SentenceEmbedder
 from refinement.trace import Refinement
-
-EMBEDDED_ADAPTER = ROOT / "refiner"  # makes a refiner of the embedded model; see train_refiner.py
 
 
 def make_parser() -> argparse.ArgumentParser:

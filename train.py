@@ -28,7 +28,6 @@ from scipy.special import expit, logit
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    HfArgumentParser,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -36,7 +35,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from command_line import OneLineErrors, UsageError, run
+from command_line import DataclassParser, UsageError, run
 from corpora.beavertails import HUB_NAME, load_beavertails
 from corpora.mixture import drop_responses, label_weights, splice_safe, with_loss_weights
 from corpora.registers import recast
@@ -364,28 +363,10 @@ def main(
             )
 
 
-class Parser(HfArgumentParser):
-    """`HfArgumentParser` with one-line errors."""
-
-    error = OneLineErrors.error
-
-
-def make_parser() -> Parser:
+def make_parser() -> DataclassParser:
     """The command line: three groups of our own, and the Trainer's."""
-    return Parser((ModelArguments, LossArguments, DataArguments, LanceTrainingArguments), description=__doc__)
-
-
-def parse() -> tuple:
-    """The four groups of arguments from the command line.
-
-    Raises:
-        UsageError: for values that don't go together.
-    """
-    try:
-        return make_parser().parse_args_into_dataclasses()
-    except ValueError as error:
-        raise UsageError(first_line(error)) from None
+    return DataclassParser((ModelArguments, LossArguments, DataArguments, LanceTrainingArguments), description=__doc__)
 
 
 if __name__ == "__main__":
-    run("train.py", lambda: main(*parse()))
+    run("train.py", lambda: main(*make_parser().parse()))

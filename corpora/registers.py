@@ -71,7 +71,7 @@ def recast(dataset: Dataset, share: float, seed: int) -> Dataset:
         prompt, response = row["prompt"], row["response"]
         if draw.random() < share:
             prompt = draw.choice(FRAMES).format(prompt=prompt, name=draw.choice(NAMES))
-        if draw.random() < share and response:
+        if draw.random() < share and response and response.strip():
             response = lay_out(response, draw)
         return {"prompt": prompt, "response": response}
 

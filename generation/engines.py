@@ -1,5 +1,6 @@
 """The one spelling of an engine: `embedded`, or `KIND:MODEL`."""
 
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -10,6 +11,7 @@ from generation.embedded import embedded_model
 from generation.openai_engine import OpenAIEngine
 from generation.transformers_engine import TransformersEngine
 
+EMBEDDED_ADAPTER = Path(__file__).parents[1] / "refiner"  # makes the refiner of the embedded model; train_refiner.py
 SPELLINGS = """\
 embedded                                   SmolLM2-135M-Instruct, on this machine
 transformers:MODEL[+ADAPTER][?OPTIONS]     a model on the Hub or in a folder, with a LoRA adapter if named

@@ -1,0 +1,198 @@
+"""The refinement, measured: every variant on the same prompts, and XSTest's safe ones, which should stay as they are.
+
+    python -m benchmarks.refinement_report --prompts_file dev.jsonl --xstest_prompts xstest_prompts.csv \
+        --output_dir benchmarks/results
+
+Writes refinement_report.json and .md. Each run's records are kept in --runs_dir, and a rerun goes on where it stopped.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import transformers
+
+from command_line import OneLineErrors, UsageError, run
+from corpora.records import read_rows, text_column
+from corpora.xstest import load_xstest_prompts
+from detector import load_detector
+from evaluation.methods.lance_nf import coarse_refine
+from evaluation.refusals import is_rigid_refusal
+from generation.base import SamplingParameters
+from generation.engines import EMBEDDED_ADAPTER, load_engine
+from refinement.frame import EXAMPLES
+from refinement.loop import RefinementParameters, refine
+from refinement.output import OutputFile
+from refinement.similarity import SentenceEmbedder, cosine
+
+COLUMNS = {
+    "converged": "final pair safe",
+    "similarity": "similarity to the original",
+    "refusals": "template refusals",
+    "risk": "lowest risk reached",
+    "rewrites": "rewrites a prompt",
+    "seconds": "seconds a prompt",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Args:
+        name: as printed.
+        refiner: the engine's spelling.
+        parameters: of the loop.
+        adapted: whether "embedded" means the embedded refiner, or the same model without its adapter.
+        coarse: whether the refiner judges for itself (Lance-nf).
+    """
+
+    name: str
+    refiner: str
+    parameters: RefinementParameters
+    adapted: bool = True
+    coarse: bool = False
+
+
+def make_variants(args: argparse.Namespace) -> list[Variant]:
+    """Lance and its ablations, then the refiners compared."""
+    loop = RefinementParameters(
+        max_steps=args.max_steps,
+        risk_threshold=args.threshold,
+        batch_size=args.batch_size,
+        answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=128, seed=args.seed),
+    )
+    return [
+        Variant("Lance", args.refiner, loop),
+        Variant("Lance-nr", args.refiner, replace(loop, max_steps=0)),
+        Variant("Lance-nf", args.untrained, loop, adapted=False, coarse=True),
+        Variant("no adapter", args.untrained, loop, adapted=False),
+        Variant("few-shot", args.untrained, replace(loop, shots=len(EXAMPLES)), adapted=False),
+        *(Variant(f"refiner {spelling}", spelling, loop) for spelling in args.compare),
+        *(Variant(f"{n} candidates", args.refiner, replace(loop, candidates=n)) for n in args.candidates),
+        *(Variant(f"uncertainty {u}", args.refiner, replace(loop, uncertainty=u)) for u in args.uncertainty),
+    ]
+
+
+def run_variant(variant: Variant, prompts: list[str], target, detector, embedder, path: Path) -> list[dict]:
+    """The variant's records, one a prompt; those in `path` already are not made again."""
+    output = OutputFile(path, dict(enumerate(prompts)))
+    waiting = [line for line in range(len(prompts)) if line not in output.finished]
+    if waiting:
+        refiner = load_engine(variant.refiner, str(EMBEDDED_ADAPTER) if variant.adapted else None)
+        texts = [prompts[line] for line in waiting]
+        for place, record in _records(variant, texts, target, refiner, detector, embedder):
+            output.write({"line": waiting[place], **record})
+            print(f"{variant.name}: {waiting[place]}", file=sys.stderr)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _records(variant: Variant, prompts: list[str], target, refiner, detector, embedder):
+    if not variant.coarse:
+        for place, refinement in refine(prompts, target, refiner, detector, embedder, variant.parameters):
+            yield place, refinement.as_record()
+        return
+    refined = coarse_refine(prompts, refiner, variant.parameters.rewrite, variant.parameters.max_steps)
+    similarity = cosine(embedder, prompts, refined)
+    once = replace(variant.parameters, max_steps=0)
+    for place, refinement in refine(refined, target, refiner, detector, embedder, once):
+        yield (
+            place,
+            refinement.as_record() | {"prompt": prompts[place], "similarity": similarity[place]},
+        )
+
+
+def summarise(records: list[dict]) -> dict[str, float]:
+    """The figures of one variant."""
+    lowest = [min(max(step["risk"].values()) for step in record["steps"]) for record in records]
+    return {
+        "n": len(records),
+        "converged": float(np.mean([record["converged"] for record in records])),
+        "similarity": float(np.mean([record["similarity"] for record in records])),
+        "refusals": float(np.mean([is_rigid_refusal(record["response"]) for record in records])),
+        "risk": float(np.mean(lowest)),
+        "rewrites": float(np.mean([len(record["steps"]) - 1 for record in records])),
+        "seconds": float(np.mean([record["seconds"] for record in records])),
+    }
+
+
+def as_markdown(report: dict) -> str:
+    """The report as a table."""
+    lines = [
+        f"{report['n']} prompts, at most {report['max_steps']} rewrites, τ = {report['threshold']}, "
+        f"seed {report['seed']}; target {report['target']}.",
+        "",
+        "| variant | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|" + "---|" * len(COLUMNS),
+    ]
+    for name, row in report["variants"].items():
+        cells = (f"{row[c]:.1%}" if c in ("converged", "refusals") else f"{row[c]:.2f}" for c in COLUMNS)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"XSTest safe prompts returned unchanged: {report['xstest_unchanged']:.1%} of {report['xstest_n']}."]
+    return "\n".join(lines) + "\n"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineErrors(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts_file", required=True, help='rows with a "prompt"')
+    parser.add_argument("--xstest_prompts", required=True, help="XSTest's own csv file")
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs/refinement_report"))
+    parser.add_argument("--target", default="embedded")
+    parser.add_argument("--refiner", default="embedded", help="Lance's own")
+    parser.add_argument("--untrained", default="embedded", help="the same model without fine-tuning")
+    parser.add_argument("--compare", nargs="*", default=[], help="more refiners, as spellings")
+    parser.add_argument("--candidates", nargs="*", type=int, default=[], help="more rows: Lance with N candidates")
+    parser.add_argument("--uncertainty", nargs="*", type=float, default=[], help="more rows: Lance at these levels")
+    parser.add_argument("--only", nargs="*", help="run these variants alone")
+    parser.add_argument("--threshold", type=float, default=0.3)
+    parser.add_argument("--max_steps", type=int, default=5)
+    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main(args: argparse.Namespace):
+    """Run what is missing, and write the report."""
+    try:
+        args.runs_dir.mkdir(parents=True, exist_ok=True)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}.") from None
+    prompts = [text_column(place, row, "prompt") for place, row in read_rows(args.prompts_file)]
+    xstest = load_xstest_prompts(args.xstest_prompts)
+    safe_prompts = xstest.filter(lambda row: row["is_safe"])["prompt"][:]
+    target, detector, embedder = load_engine(args.target), load_detector(), SentenceEmbedder()
+    variants = {variant.name: variant for variant in make_variants(args)}
+    rows = {
+        name: summarise(run_variant(variant, prompts, target, detector, embedder, args.runs_dir / f"{name}.jsonl"))
+        for name, variant in variants.items()
+        if args.only is None or name in args.only
+    }
+    unchanged = run_variant(
+        variants["Lance-nr"], safe_prompts, target, detector, embedder, args.runs_dir / "xstest.jsonl"
+    )
+    report = {
+        "n": len(prompts),
+        "max_steps": args.max_steps,
+        "threshold": args.threshold,
+        "seed": args.seed,
+        "target": args.target,
+        "variants": rows,
+        "xstest_n": len(unchanged),
+        "xstest_unchanged": float(np.mean([record["converged"] for record in unchanged])),
+    }
+    (args.output_dir / "refinement_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (args.output_dir / "refinement_report.md").write_text(as_markdown(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    run("refinement_report.py", lambda: main(make_parser().parse_args()))

@@ -1,0 +1,156 @@
+"""Fine-tune a language model as the refiner, on rewriting demonstrations.
+
+The embedded refiner, on two cores (`make refiner` holds the exact command):
+
+    python train_refiner.py --output_dir runs/refiner --use_cpu
+
+A larger one, on a GPU:
+
+    python train_refiner.py --model Qwen/Qwen2.5-1.5B-Instruct --output_dir runs/refiner-1.5b --bf16 \
+        --per_device_train_batch_size 16 --learning_rate 2e-4
+    python refine.py --refiner vllm:Qwen/Qwen2.5-1.5B-Instruct+runs/refiner-1.5b --shots 0 --prompt "..."
+
+All of `TrainingArguments` applies.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from command_line import DataclassParser, UsageError, run
+from corpora.splits import is_held_out
+from errors import first_line
+from generation.base import Chat
+from generation.embedded import HUB_NAME, embedded_model
+from refinement.demonstrations import DEMONSTRATIONS, as_chats, load_demonstrations
+
+IGNORED = -100  # the label that the cross-entropy leaves out
+
+
+@dataclass
+class RefinerArguments:
+    """The model, how much of it is trained, and on what."""
+
+    model: str = field(default="embedded", metadata={"help": "A chat model on the Hub or in a folder, or 'embedded'."})
+    demonstrations: str = field(default=str(DEMONSTRATIONS), metadata={"help": "A jsonl file of demonstrations."})
+    validation_share: float = field(default=0.05, metadata={"help": "Share of prompts held out."})
+    lora_r: int = field(default=16, metadata={"help": "LoRA rank; 0 trains all weights."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention code, such as 'eager'."})
+
+    def __post_init__(self):
+        if not 0 < self.validation_share < 1:
+            raise UsageError(f"--validation_share must lie between 0 and 1, got {self.validation_share}.")
+        if self.lora_r < 0:
+            raise UsageError(f"--lora_r must be at least 0, got {self.lora_r}.")
+
+
+@dataclass
+class RefinerTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with this task's defaults."""
+
+    output_dir: str = "runs/refiner"
+    num_train_epochs: float = 3
+    learning_rate: float = 1e-3
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.05
+    per_device_train_batch_size: int = 16
+    per_device_eval_batch_size: int = 16
+    eval_strategy: str = "epoch"
+    save_strategy: str = "no"
+    train_sampling_strategy: str = "group_by_length"
+    logging_steps: float = 10
+    report_to: str | None = "none"
+
+
+def load_model(args: RefinerArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in float32, behind LoRA where asked, and its tokenizer.
+
+    Raises:
+        UsageError: when there is no such chat model.
+    """
+    name = str(embedded_model()) if args.model == "embedded" else args.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype="float32", attn_implementation=args.attn_implementation
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"--model {args.model}: {first_line(error)}") from None
+    if tokenizer.chat_template is None:
+        raise UsageError(f"--model {args.model}: its tokenizer has no chat template; name a chat model.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if args.lora_r:
+        adapter = LoraConfig(
+            r=args.lora_r, lora_alpha=2 * args.lora_r, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(model, adapter)
+        if args.model == "embedded":  # the cache's path on this machine is nobody's business
+            model.peft_config["default"].base_model_name_or_path = HUB_NAME
+    return model, tokenizer
+
+
+def encode(chats: list[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Each chat with its reply as token ids; the labels leave out all but the reply."""
+    rows = []
+    for chat, reply in chats:
+        question = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        whole = [*chat, {"role": "assistant", "content": reply}]
+        ids = tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]
+        labels = [IGNORED] * len(question) + ids[len(question) :]
+        rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "length": len(ids)})
+    return Dataset.from_list(rows)
+
+
+def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
+    """Train on the demonstrations, and save the adapter, or the model, with its tokenizer."""
+    try:
+        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output_dir {training_args.output_dir}: {error.strerror}.") from None
+    demonstrations = load_demonstrations(args.demonstrations)
+    set_seed(training_args.seed)
+    model, tokenizer = load_model(args)
+    sides: dict[bool, list] = {False: [], True: []}
+    for demonstration, chat in zip(demonstrations, as_chats(demonstrations, training_args.seed), strict=True):
+        sides[is_held_out(demonstration.prompt, args.validation_share, training_args.seed)].append(chat)
+    train, validation = sides[False], sides[True]
+    if not train or not validation:
+        raise UsageError(f"{args.demonstrations}: too few demonstrations for a validation split.")
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=encode(train, tokenizer),
+        eval_dataset=encode(validation, tokenizer),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if trainer.is_world_process_zero():
+        model.to(torch.float16 if args.lora_r else torch.bfloat16)
+        model.save_pretrained(training_args.output_dir)
+        if not args.lora_r:
+            tokenizer.save_pretrained(training_args.output_dir)
+
+
+def make_parser() -> DataclassParser:
+    """The command line: a group of our own, and the Trainer's."""
+    return DataclassParser((RefinerArguments, RefinerTrainingArguments), description=__doc__)
+
+
+if __name__ == "__main__":
+    run("train_refiner.py", lambda: main(*make_parser().parse()))
