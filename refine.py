@@ -151,7 +151,7 @@ def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tu
         candidates=args.candidates,
         shots=args.shots if args.shots is not None else (0 if args.refiner == "embedded" else len(EXAMPLES)),
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
-        rewrite=SamplingParameters(max_new_tokens=128, seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=256, seed=args.seed),
     )
     lines = list(prompts)
     embedder = SentenceEmbedder()

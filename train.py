@@ -249,7 +249,9 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
             split_by_prompt(match_lengths(load_safe(path, categories), pairs, seed), data_args.validation_share, seed)
             for path in data_args.safe_file
         ]
-        evaluation["safe"] = sample_evenly([held_out for _, held_out in splits], len(validation), seed)
+        safe_validation = sample_evenly([held_out for _, held_out in splits], len(validation), seed)
+        if len(safe_validation):  # of small files, none may be held out
+            evaluation["safe"] = safe_validation
         rows = round(len(train) * data_args.safe_share / (1 - data_args.safe_share))
         safe = sample_evenly([rest for rest, _ in splits], rows, seed)
         safe = with_loss_weights(safe, np.ones((len(safe), len(categories)), dtype=np.float32))
@@ -291,7 +293,7 @@ def make_compute_metrics():
 
 
 def calibrate(trainer: LanceTrainer, evaluation: dict[str, Dataset]):
-    """Make the highest risk a probability on all validation rows, then fix the binary cut on BeaverTails' own."""
+    """Make the highest risk a probability on all validation rows, then fix the binary cut on the labelled pairs."""
     model = trainer.model
     predictions = {name: trainer.predict(rows, metric_key_prefix=name) for name, rows in evaluation.items()}
     scores = {name: prediction.predictions.max(1) for name, prediction in predictions.items()}

@@ -64,7 +64,7 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
         risk_threshold=args.threshold,
         batch_size=args.batch_size,
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
-        rewrite=SamplingParameters(max_new_tokens=128, seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=256, seed=args.seed),
     )
     return [
         Variant("Lance", args.refiner, loop),

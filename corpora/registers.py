@@ -54,6 +54,7 @@ CLOSINGS = (
     "In short, that is how I see it.",
     "Take what is useful to you.",
 )
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -80,7 +81,7 @@ def recast(dataset: Dataset, share: float, seed: int) -> Dataset:
 
 def lay_out(response: str, draw: random.Random) -> str:
     """The response's own sentences with an assistant's opening or closing, or as a list."""
-    sentences = [sentence for sentence in _SENTENCE_END.split(response.strip()) if sentence]
+    sentences = [sentence for sentence in _SENTENCE_END.split(_LIST_MARK.sub("", response).strip()) if sentence]
     layout = draw.choice(("plain", "numbers", "bullets", "paragraphs"))
     if layout == "numbers":
         body = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(sentences, start=1))

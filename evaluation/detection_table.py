@@ -81,17 +81,20 @@ def _categories(figures: dict) -> str:
 def _xstest(figures: dict) -> str:
     rows = []
     for threshold, (paper_fpr, paper_detection) in PAPER_TABLE_3.items():
-        ours, alone = figures[threshold], figures[threshold]["prompts_alone"]
+        ours = figures[threshold]
+        alone, uncertain = ours["prompts_alone"], ours["with_uncertainty"]
         rows.append(
             [
                 threshold,
                 _with_interval(ours["fpr"], ours["fpr_interval"]),
                 _with_interval(ours["detection"], ours["detection_interval"]),
                 f"{_percent(alone['fpr'])} / {_percent(alone['detection'])}",
+                f"{_percent(uncertain['fpr'])} / {_percent(uncertain['detection'])}",
                 f"{paper_fpr} / {paper_detection}",
             ]
         )
-    header = ["τ", "FPR % [95 %]", "detection % [95 %]", "prompts alone, FPR / detection", "paper, FPR / detection"]
+    pairs_of_rates = ("prompts alone", "with uncertainty", "paper")
+    header = ["τ", "FPR % [95 %]", "detection % [95 %]", *(f"{name}, FPR / detection" for name in pairs_of_rates)]
     others = ", ".join(f"{model} {rate} %" for model, rate in XSTEST_PROMPT_FPR.items())
     counts = (
         f"{figures['n_safe']:,} safe and {figures['n_harmful']} harmful pairs; alone {figures['n_safe_prompts']} safe "

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 Message = dict[str, str]
@@ -29,8 +30,8 @@ class SamplingParameters:
     def __post_init__(self):
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}.")
+        if not 0 <= self.temperature < inf:
+            raise ValueError(f"temperature must be finite and at least 0, got {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}.")
 

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
+from errno import EIO
 from pathlib import Path
 
 from diskcache import Cache
 
+from errors import first_line
 from generation.base import Chat, Completion, GenerationError, SamplingParameters, TextGenerator
 
 
@@ -21,21 +24,25 @@ class CachedEngine:
         folder: where the completions are kept.
 
     Raises:
-        OSError: when the folder can't be written.
+        OSError: when the folder can't be written, or holds another kind of database.
     """
 
     def __init__(self, engine: TextGenerator, folder: str | Path):
         self.engine = engine
         self.name = engine.name
         self.batch_size = engine.batch_size
-        self.cache = Cache(str(folder), eviction_policy="none")
+        try:
+            self.cache = Cache(str(folder), eviction_policy="none")
+        except sqlite3.Error as error:
+            raise OSError(EIO, f"no cache can be kept there ({first_line(error)})") from None
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """See [`TextGenerator.generate`]; equal chats of a batch are asked once."""
         if sampling.temperature > 0:
             return self.engine.generate(chats, sampling)
         keys = [self._key(chat, sampling) for chat in chats]
-        known = {key: Completion(**self.cache[key]) for key in set(keys) if key in self.cache}
+        kept = {key: self.cache.get(key) for key in keys}
+        known = {key: Completion(**fields) for key, fields in kept.items() if fields is not None}
         missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in known}
         if missing:
             try:

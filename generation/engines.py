@@ -1,5 +1,6 @@
 """The one spelling of an engine: `embedded`, or `KIND:MODEL`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ transformers:MODEL[+ADAPTER][?OPTIONS]     a model on the Hub or in a folder, wi
 vllm:MODEL[+ADAPTER][?OPTIONS]             the same through vLLM (pip install -r requirements-vllm.txt)
 openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key from OPENAI_API_KEY
 OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size and dtype for transformers; batch_size,
-tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout and attempts for openai."""
+tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts and back_off (seconds)
+for openai."""
+# From the last @ before a URL: a model's name may hold one too.
+_ON_SERVER = re.compile(r"(.+)@(https?://.+)")
 
 
 class EngineError(UserError):
@@ -45,9 +49,8 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
             return TransformersEngine(*_split_adapter(model), **options)
         if kind == "vllm" and model:
             return _vllm_engine()(*_split_adapter(model), **options)
-        if kind == "openai" and "@" in model:
-            name, _, base_url = model.rpartition("@")
-            return OpenAIEngine(name, base_url, **options)
+        if kind == "openai" and (on_server := _ON_SERVER.fullmatch(model)):
+            return OpenAIEngine(on_server[1], on_server[2], **options)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise EngineError(f"{spelling}: {first_line(error)}") from None
     raise EngineError(
@@ -70,7 +73,9 @@ def _read_options(query: str) -> dict[str, Any]:
     return options
 
 
-def _read_value(value: str) -> str | int | float:
+def _read_value(value: str) -> str | int | float | bool:
+    if value in ("true", "false"):
+        return value == "true"
     for kind in (int, float):
         try:
             return kind(value)

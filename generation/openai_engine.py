@@ -3,25 +3,35 @@
 import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from json import JSONDecodeError, loads
+from dataclasses import dataclass
+from json import loads
+from typing import Any
+from urllib.parse import urlsplit
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
-from openai.types.chat import ChatCompletion
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from errors import first_line
 from generation.base import Chat, Completion, GenerationError, SamplingParameters
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_BACK_OFF = wait_random_exponential(multiplier=0.5, max=30)
-_CONTEXT_EXCEEDED = re.compile("context.length|maximum context|longer than the maximum model length", re.IGNORECASE)
+# As OpenAI, vLLM, llama.cpp and others say it.
+_CONTEXT_EXCEEDED = re.compile(
+    r"context[ _](length|size|window)|maximum context|maximum model length|prompt is too long", re.IGNORECASE
+)
 _LONGEST_WAIT = 120.0  # seconds; of what a server asks for in Retry-After
 
 
 class MalformedReplyError(OpenAIError):
     """A reply without a completion in it."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: str
+    too_long: bool
 
 
 class OpenAIEngine:
@@ -33,99 +43,163 @@ class OpenAIEngine:
         model: its name on the server.
         base_url: where the server is, such as `http://127.0.0.1:8000/v1`.
         concurrency: most requests under way.
-        timeout: seconds to wait for one reply.
+        timeout: seconds to wait for one reply, from the request to its last byte.
         attempts: most tries of one request.
+        back_off: longest wait before the second try, in seconds; it doubles with each further one.
+
+    Raises:
+        ValueError: for an argument out of bounds, another kind of URL, or a key that no header can carry.
     """
 
-    def __init__(self, model: str, base_url: str, concurrency: int = 16, timeout: float = 60.0, attempts: int = 6):
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        concurrency: int = 16,
+        timeout: float = 60.0,
+        attempts: int = 6,
+        back_off: float = 0.5,
+    ):
+        _check_url(base_url)
+        for name, count in (("concurrency", concurrency), ("attempts", attempts)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {count}.")
+        if not isinstance(timeout, int | float) or not timeout > 0:
+            raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}.")
+        if not isinstance(back_off, int | float) or not back_off >= 0:
+            raise ValueError(f"back_off must be a number of seconds of at least 0, got {back_off}.")
+        _read_key()
         self.name = f"openai:{model}@{base_url}"
         self.model = model
         self.base_url = base_url
         self.batch_size = self.concurrency = concurrency
         self.timeout = timeout
         self.attempts = attempts
+        self._back_off = wait_random_exponential(multiplier=back_off, max=30)
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """See [`TextGenerator.generate`]; a request that fails to its last try is named in the error."""
-        # In a thread of its own: the caller may run in an event loop, as notebooks do.
-        with ThreadPoolExecutor(1) as thread:
-            replies = thread.submit(asyncio.run, self._ask_all(chats, sampling)).result()
+        replies = _run(self._ask_all(chats, self._options(sampling), sampling.seed))
         completions = {index: reply for index, reply in enumerate(replies) if isinstance(reply, Completion)}
-        failures = {index: reply for index, reply in enumerate(replies) if isinstance(reply, str)}
-        if failures:
-            first = next(iter(failures.values()))
-            message = f"{len(failures)} of {len(chats)} requests to {self.base_url} failed; the first: {first}"
-            too_long = [index for index, reason in failures.items() if _CONTEXT_EXCEEDED.search(reason)]
-            raise GenerationError(message, failures, completions, too_long)
+        failed = {index: reply for index, reply in enumerate(replies) if isinstance(reply, _Failure)}
+        if failed:
+            reasons = {index: failure.reason for index, failure in failed.items()}
+            first = next(iter(reasons.values()))
+            message = f"{len(failed)} of {len(chats)} requests to {self.base_url} failed; the first: {first}"
+            too_long = [index for index, failure in failed.items() if failure.too_long]
+            raise GenerationError(message, reasons, completions, too_long)
         return [completions[index] for index in range(len(chats))]
 
-    async def _ask_all(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion | str]:
-        slots = asyncio.Semaphore(self.concurrency)
-        key = os.environ.get(KEY_VARIABLE, "none")
-        async with AsyncOpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=0) as client:
-
-            async def ask(row: int, chat: Chat) -> Completion | str:
-                async with slots:
-                    try:
-                        return await self._ask_with_retries(client, row, chat, sampling)
-                    except (OpenAIError, JSONDecodeError) as error:
-                        return _reason(error).replace(key, "***")
-
-            return await asyncio.gather(*(ask(row, chat) for row, chat in enumerate(chats)))
-
-    async def _ask_with_retries(
-        self, client: AsyncOpenAI, row: int, chat: Chat, sampling: SamplingParameters
-    ) -> Completion:
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.attempts), wait=_wait, retry=retry_if_exception(_is_passing), reraise=True
-        )
-        return await retrying(self._ask, client, row, chat, sampling)
-
-    async def _ask(self, client: AsyncOpenAI, row: int, chat: Chat, sampling: SamplingParameters) -> Completion:
-        options: dict = {}
+    def _options(self, sampling: SamplingParameters) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+        }
         if sampling.json_schema is not None:
             schema = {"name": "reply", "schema": loads(sampling.json_schema)}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
-        reply = await client.chat.completions.create(
-            model=self.model,
-            messages=chat,  # type: ignore[arg-type]
-            max_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed + row,
-            **options,
+        return options
+
+    async def _ask_all(
+        self, chats: Sequence[Chat], options: dict[str, Any], seed: int
+    ) -> Sequence[Completion | _Failure]:
+        slots = asyncio.Semaphore(self.concurrency)
+        key = _read_key()
+        # The limit of the time is ours: the client's begins anew with each byte.
+        client = AsyncOpenAI(api_key=key or "none", base_url=self.base_url, timeout=None, max_retries=0)
+
+        async def ask(row: int, chat: Chat) -> Completion | _Failure:
+            retrying = AsyncRetrying(
+                stop=stop_after_attempt(self.attempts),
+                wait=self._wait,
+                retry=retry_if_exception(_is_passing),
+                reraise=True,
+            )
+            async with slots:
+                try:
+                    # Alike, equal chats of a batch would draw the same.
+                    return await retrying(self._ask, client, chat, options | {"seed": seed + row})
+                except (OpenAIError, TimeoutError, ValueError) as error:
+                    return self._failure(error, key)
+
+        async with client:
+            return await asyncio.gather(*(ask(row, chat) for row, chat in enumerate(chats)))
+
+    async def _ask(self, client: AsyncOpenAI, chat: Chat, options: dict[str, Any]) -> Completion:
+        async with asyncio.timeout(self.timeout):
+            reply = await client.chat.completions.with_raw_response.create(messages=chat, **options)  # type: ignore[arg-type]
+        return _read(reply.content)
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Back off with jitter, and no shorter than the server asks."""
+        error = state.outcome.exception() if state.outcome else None
+        return max(self._back_off(state), _asked_wait(error) if isinstance(error, APIStatusError) else 0.0)
+
+    def _failure(self, error: Exception, key: str) -> _Failure:
+        reason = first_line(error)
+        if isinstance(error, TimeoutError):
+            reason = f"no reply within {self.timeout:g} s"
+        elif isinstance(error, APIConnectionError) and error.__cause__ is not None:
+            reason = f"no connection, or a broken one ({first_line(error.__cause__)})"
+        too_long = isinstance(error, APIStatusError) and _CONTEXT_EXCEEDED.search(f"{error.code} {error}") is not None
+        # Some servers repeat the key that they refuse.
+        return _Failure((reason.replace(key, "***") if key else reason)[:300], too_long)
+
+
+def _run(asking: Coroutine[Any, Any, Sequence[Completion | _Failure]]) -> Sequence[Completion | _Failure]:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asking)  # in this thread: Ctrl-C then ends it
+    with ThreadPoolExecutor(1) as thread:  # the caller runs in an event loop, as notebooks do
+        return thread.submit(asyncio.run, asking).result()
+
+
+def _read_key() -> str:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{KEY_VARIABLE} holds characters that no key has.")
+    return key
+
+
+def _check_url(base_url: str):
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{base_url!r} is no server's URL: use http://HOST/... or https://HOST/....")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"a server's URL holds no name or password: put the key into {KEY_VARIABLE}.")
+
+
+def _read(body: bytes) -> Completion:
+    try:
+        reply = loads(body)
+        choice = reply["choices"][0]
+        text = choice["message"]["content"] or ""
+        usage = reply.get("usage") or {}
+        return Completion(
+            # Half a surrogate pair is no text: no tokenizer and no file takes it.
+            text.encode(errors="replace").decode().strip(),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+            "length" if choice.get("finish_reason") == "length" else "stop",
         )
-        return _read(reply)
-
-
-def _read(reply: ChatCompletion) -> Completion:
-    # The client checks neither the type nor the fields of what a server sends.
-    if not isinstance(reply, ChatCompletion) or not reply.choices or reply.choices[0].message is None:
-        raise MalformedReplyError("the server's reply holds no completion")
-    choice, usage = reply.choices[0], reply.usage
-    return Completion(
-        (choice.message.content or "").strip(),
-        usage.prompt_tokens if usage else 0,
-        usage.completion_tokens if usage else 0,
-        "length" if choice.finish_reason == "length" else "stop",
-    )
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError):
+        beginning = " ".join(body[:1000].decode(errors="replace").split())
+        raise MalformedReplyError(f"the server's reply holds no completion; it begins {beginning!r}") from None
 
 
 def _is_passing(error: BaseException) -> bool:
     """Whether another try may help: not where the request itself is at fault."""
     if isinstance(error, APIStatusError):
         return error.status_code in (408, 409, 429) or error.status_code >= 500
-    return isinstance(error, APIConnectionError | MalformedReplyError | JSONDecodeError)
+    return isinstance(error, APIConnectionError | MalformedReplyError | TimeoutError)
 
 
-def _wait(state: RetryCallState) -> float:
-    """Back off with jitter, and no shorter than the server asks."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.response.headers.get("retry-after", "") if isinstance(error, APIStatusError) else ""
-    return max(_BACK_OFF(state), min(float(asked), _LONGEST_WAIT) if asked.isdigit() else 0.0)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, JSONDecodeError):
-        return "the server's reply is not JSON"
-    return first_line(error)[:300]
+def _asked_wait(error: APIStatusError) -> float:
+    try:
+        seconds = float(error.response.headers.get("retry-after", ""))
+    except ValueError:
+        return 0.0  # none, or a date
+    return max(0.0, min(seconds, _LONGEST_WAIT))

@@ -22,7 +22,7 @@ class TransformersEngine:
 
     Raises:
         OSError: when there is no such model.
-        ValueError: when its tokenizer has no chat template, or there is no such adapter.
+        ValueError: when its tokenizer has no chat template, there is no such adapter, or an argument is out of bounds.
     """
 
     def __init__(
@@ -33,7 +33,11 @@ class TransformersEngine:
         device: str | None = None,
         dtype: str = "auto",
     ):
-        self.name = f"transformers:{name_or_path}" + (f"+{adapter}" if adapter else "")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
+        # All that an answer depends on: it is the cache's key.
+        self.name = f"transformers:{name_or_path}{f'+{adapter}' if adapter else ''}"
+        self.name += "" if dtype == "auto" else f"?dtype={dtype}"
         self.batch_size = batch_size
         accelerator = torch.accelerator.current_accelerator()
         self.device = torch.device(device) if device else accelerator or torch.device("cpu")
@@ -44,7 +48,10 @@ class TransformersEngine:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
         if adapter is not None:
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            try:
+                model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            except (KeyError, TypeError):
+                raise ValueError(f"{adapter}: its adapter_config.json is no LoRA adapter's.") from None
         self.model = model.to(self.device).eval()
         self.special_tokens = special_tokens(self.tokenizer)
         eos = self.model.generation_config.eos_token_id

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from peft import LoraConfig
+from pydantic import ValidationError
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
@@ -10,9 +12,13 @@ from vllm.sampling_params import StructuredOutputsParams
 from generation.base import Chat, Completion, PromptTooLongError, SamplingParameters
 from generation.chat_text import escape_special_tokens, special_tokens
 
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the room for an adapter that vLLM can make
+
 
 class VLLMEngine:
     """All chats of a batch at once; a beginning that they share, such as the refiner's examples, is computed once.
+
+    On a GPU vLLM's own defaults do. On the CPU `enforce_eager=true&gpu_memory_utilization=0.3&block_size=32` was tried.
 
     Args:
         model: a chat model on the Hub or in a folder.
@@ -21,26 +27,35 @@ class VLLMEngine:
         options: more of `vllm.LLM`'s own, such as `tensor_parallel_size`, `dtype`, `max_model_len`.
 
     Raises:
-        OSError, ValueError, RuntimeError: when vLLM can't load the model.
+        OSError, RuntimeError: when vLLM can't load the model.
+        ValueError: when its tokenizer has no chat template, there is no such adapter, or an argument is out of bounds.
         TypeError: for an option that `vllm.LLM` doesn't have.
     """
 
     def __init__(self, model: str, adapter: str | None = None, batch_size: int = 256, **options: Any):
-        self.name = f"vllm:{model}" + (f"+{adapter}" if adapter else "")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
+        # All that an answer may depend on: it is the cache's key.
+        self.name = f"vllm:{model}{f'+{adapter}' if adapter else ''}"
+        self.name += "?" * bool(options) + "&".join(f"{name}={value}" for name, value in options.items())
         self.batch_size = batch_size
         self.adapter = LoRARequest("adapter", 1, adapter) if adapter else None
-        defaults = {
-            "disable_log_stats": False,  # the prefix cache's counters are among them
-            # Free to put whitespace between any two tokens, a small model may write nothing else.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        # Free to put whitespace between any two tokens, a small model may write nothing else.
+        arguments: dict[str, Any] = {
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}
         }
-        lora = {"enable_lora": True, "max_lora_rank": 64} if adapter else {}
-        self.llm = LLM(model, **(defaults | lora | options))
+        if adapter:
+            arguments |= {"enable_lora": True, "max_lora_rank": _room_for(adapter)}
+        try:
+            self.llm = LLM(model, **(arguments | options))
+        except ValidationError as error:  # its own first line says only how many there are
+            raise ValueError("; ".join(detail["msg"] for detail in error.errors())) from None
         self.tokenizer = self.llm.get_tokenizer()
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{model}: its tokenizer has no chat template; name a chat model.")
         self.special_tokens = special_tokens(self.tokenizer)
         self.context_length: int = self.llm.model_config.max_model_len
+        self.prompt_tokens = self.cached_tokens = 0
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """See [`TextGenerator.generate`]."""
@@ -54,20 +69,21 @@ class VLLMEngine:
             lora_request=self.adapter,
             use_tqdm=False,
         )
+        self.prompt_tokens += sum(len(ids) for ids in encoded)
+        self.cached_tokens += sum(output.num_cached_tokens or 0 for output in outputs)
         return [
             Completion(
                 output.outputs[0].text.strip(),
-                len(output.prompt_token_ids),
+                len(ids),
                 len(output.outputs[0].token_ids),
                 output.outputs[0].finish_reason,
             )
-            for output in outputs
+            for output, ids in zip(outputs, encoded, strict=True)
         ]
 
     def prefix_cache_hit_rate(self) -> float:
-        """Share of the prompt tokens so far that the prefix cache spared."""
-        counters = {metric.name: metric.value for metric in self.llm.get_metrics() if "prefix_cache" in metric.name}
-        return counters["vllm:prefix_cache_hits"] / max(1, counters["vllm:prefix_cache_queries"])
+        """Share of the prompts' tokens so far that the prefix cache spared."""
+        return self.cached_tokens / max(1, self.prompt_tokens)
 
     def _encode(self, chat: Chat) -> list[int]:
         escaped = escape_special_tokens(chat, self.special_tokens)
@@ -82,3 +98,11 @@ class VLLMEngine:
             seed=sampling.seed + row,  # with the same seed, equal chats of a batch would draw the same
             structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
         )
+
+
+def _room_for(adapter: str) -> int:
+    try:
+        rank = LoraConfig.from_pretrained(adapter).r
+    except (KeyError, TypeError):
+        raise ValueError(f"{adapter}: its adapter_config.json is no LoRA adapter's.") from None
+    return next((room for room in _LORA_RANKS if room >= rank), rank)

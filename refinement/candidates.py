@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from generation.base import Completion
 from refinement.frame import read_refined
 
 _SHORT = 60  # characters; a shorter prompt may grow as if it were this long
@@ -56,7 +57,7 @@ def find_fault(
         limits: how far it may go.
     """
     if not rewrite:
-        return "held no rewritten prompt"
+        return "held no whole rewritten prompt"
     if rewrite.split() in [prompt.split() for prompt in earlier]:
         return "repeated a prompt that was found unsafe"
     if length_ratio(original, rewrite) < limits.min_length_ratio:
@@ -68,6 +69,7 @@ def find_fault(
     return None
 
 
-def read_rewrite(reply: str) -> str:
-    """The rewrite in a refiner's reply, empty when there is none."""
-    return read_refined(reply) or ""
+def read_rewrite(reply: Completion) -> str:
+    """The rewrite in a refiner's reply; empty when there is none, or when a limit cut it off."""
+    cut = reply.finish_reason == "length" and "</" not in reply.text
+    return "" if cut else read_refined(reply.text) or ""

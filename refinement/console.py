@@ -1,4 +1,4 @@
-"""A refinement on the terminal: each step's prompt, risk bars and efforts, then the answer."""
+"""A refinement on the terminal: each step's prompt, risk bars and efforts, then the answer, or a reply in its place."""
 
 import re
 
@@ -8,10 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from refinement.loop import Refinement, Step
+from refinement.trace import Refinement, Step
 
-# An answer that is still unsafe is not shown by chance: who wants it asks for --json.
-NOT_SAFE = "No safe answer was found. The lowest risk, {:.2f} at {}, is above the threshold; its answer is withheld."
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 EFFORT_STYLES = {"Minor": "yellow", "Mild": "dark_orange", "Severe": "red"}
 
@@ -22,13 +20,14 @@ def show(refinement: Refinement, console: Console):
         console.print(_step_panel(step, "Prompt" if number == 0 else f"Rewrite {number}"))
     if not refinement.steps:
         return
-    best = refinement.best
-    if refinement.converged:
-        console.print(Panel(_text(best.response), title="Safe answer", border_style="green"))
-    else:
-        place = refinement.steps.index(best)
+    # An answer that is still unsafe is not shown by chance: who wants it asks for --json.
+    if refinement.response is not None:
+        title, style = ("Safe answer", "green") if refinement.converged else ("No safe answer was found", "red")
+        console.print(Panel(_text(refinement.response), title=title, border_style=style))
+    if not refinement.converged:
+        place = refinement.steps.index(refinement.best)
         name = f"rewrite {place}" if place else "the prompt itself"
-        console.print(Panel(NOT_SAFE.format(best.max_risk, name), title="Not safe", border_style="red"))
+        console.print(Text(f"lowest risk reached: {refinement.best.max_risk:.2f}, at {name}", style="dim"))
     calls = refinement.calls
     spent = f"answers: {calls['target']} · rewrites: {calls['refiner']} · {refinement.seconds:.1f} s"
     console.print(Text(spent, style="dim"))

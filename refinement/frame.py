@@ -22,7 +22,10 @@ prompt alone, between <refined> and </refined>."""
 # Put before the gradient when a reply could not be used.
 AGAIN = "- The last reply {fault}. Write a new prompt that follows each line below; do not answer it, do not copy it."
 
-_TAG = re.compile(r"<(?=\s*/?\s*(?:prompt|gradient|refined)\b)", re.IGNORECASE)
+# Also where spaces, or characters that don't show, stand before the name.
+_TAG = re.compile(
+    r"<(?=[\s/\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*(?:prompt|gradient|refined)\b)", re.IGNORECASE
+)
 _REFINED = re.compile(r"(?:<refined>\s*)+(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _LEAD_IN = re.compile(
     r"\A(?:sure|certainly|of course|okay|ok)?[\s,!.:]*"
@@ -32,10 +35,13 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"\A```(?:[^\n]*\n)?(.*?)\n?```\Z", re.DOTALL)
-# A refiner that refuses has not rewritten: its refusal is no prompt.
+# A refiner that refuses has not rewritten: its refusal is no prompt. "I can't sleep, what helps?" is one.
+_SORRY = r"(?:i['’]m sorry\b|i am sorry\b|sorry,|i apologi[sz]e\b|unfortunately,(?= i\b)|as an ai\b)"
 _REFUSAL = re.compile(
-    r"\A(?:i['’]m sorry\b|i am sorry\b|sorry,|i apologi[sz]e\b|as an ai\b|unfortunately, i\b|"
-    r"i(?: can(?:['’]t|not| not)| won['’]t| am unable to|['’]m unable to)\b)",
+    rf"\A(?:{_SORRY}[^?]*\Z|"
+    rf"(?:{_SORRY}[^.?\n]*?)?\bi(?: can(?:['’]t|not| not)| won['’]t|(?: am|['’]m) (?:unable|not able) to)\s+"
+    r"(?:help(?! but\b)|assist|fulfill?|comply|provide(?! for\b)|answer|rewrite|engage|create|generate|condone|"
+    r"(?:do|discuss|support|write|share|give|offer) (?:that|this|such|any|you|your)\b(?! any))\b)",
     re.IGNORECASE,
 )
 _QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("`", "`"))

@@ -14,7 +14,7 @@ from refinement.similarity import Embedder, cosine
 from refinement.trace import Refinement, Step
 
 Key = tuple[int, int]  # a prompt's place in the input, and the draw
-KEPT = "two replies of the refiner could not be used (the last one {fault}); the prompt was kept"
+KEPT = "no reply of the refiner could be used (the last one {fault}); the prompt was kept"
 
 
 class Verdict(Protocol):
@@ -25,11 +25,6 @@ class Verdict(Protocol):
     effort: dict[str, str]
     is_safe: bool
     truncated_tokens: int
-
-    @property
-    def max_risk(self) -> float:
-        """max_j d_j."""
-        ...
 
 
 class Detector(Protocol):
@@ -74,13 +69,15 @@ class RefinementParameters:
     history: int = 2
     shots: int = 0
     answer: SamplingParameters = SamplingParameters(max_new_tokens=256)
-    rewrite: SamplingParameters = SamplingParameters(max_new_tokens=128)
+    rewrite: SamplingParameters = SamplingParameters(max_new_tokens=256)
     draw_temperature: float = 0.7
 
 
 @dataclass
 class _Live:
-    """A prompt under way: x^t, how close it is to x^0, the attempts behind it, and whether r^t is still to come."""
+    """A prompt under way: x^t, how close it is to x^0, the attempts behind it, whether r^t is still to come, and why
+    the refiner's last reply could not be used, where x^t was kept for it.
+    """
 
     refinement: Refinement
     started: float
@@ -88,6 +85,7 @@ class _Live:
     similarity: float = 1.0
     attempts: list[Attempt] = field(default_factory=list)
     unanswered: bool = True
+    fault: str | None = None
 
     @property
     def gradient(self) -> str:
@@ -125,7 +123,8 @@ def refine(
     live: dict[int, _Live] = {}
     while True:
         for index, prompt in islice(waiting, parameters.batch_size - len(live)):
-            live[index] = _Live(Refinement(prompt), perf_counter(), prompt)
+            blank = None if prompt.strip() else "the prompt is blank"  # the detector would refuse the whole batch
+            live[index] = _Live(Refinement(prompt, error=blank), perf_counter(), prompt, unanswered=blank is None)
         if not live:
             return
         _answer(target, detector, live, parameters)
@@ -182,7 +181,7 @@ def _rewrite(
 ):
     """Eq. 3: x^{t+1} of every live prompt; where two tries gave nothing usable, x^t is kept and the step says so."""
     # Greedy decoding would repeat the reply that failed: a prompt that was kept goes to the second try at once.
-    stuck = {index: "held no new prompt" for index, row in live.items() if row.refinement.steps[-1].note}
+    stuck = {index: row.fault for index, row in live.items() if row.fault}
     fresh = {index: None for index in live if index not in stuck}
     candidates = _draw(refiner, embedder, live, fresh, parameters)
     chosen = _choose(detector, live, candidates, parameters)
@@ -195,9 +194,10 @@ def _rewrite(
         if index in chosen:
             row.attempts.append(Attempt(row.prompt, row.gradient, chosen[index].rewrite))
             row.prompt, row.similarity, row.unanswered = chosen[index].rewrite, chosen[index].similarity, True
+            row.fault = None
         else:  # its answer and its risk stand
-            note = KEPT.format(fault=again[index][0].fault)
-            row.refinement.steps.append(replace(row.refinement.steps[-1], note=note))
+            row.fault = again[index][0].fault
+            row.refinement.steps.append(replace(row.refinement.steps[-1], note=KEPT.format(fault=row.fault)))
 
 
 def _draw(
@@ -223,11 +223,11 @@ def _draw(
     }
     sampling = parameters.rewrite
     if parameters.candidates > 1 or any(faults.values()):
-        # Another step, another draw: the same failure is not met with the same dice.
-        step = max((len(live[index].refinement.steps) for index in faults), default=0)
-        sampling = replace(sampling, temperature=parameters.draw_temperature, seed=sampling.seed + 1000 * step)
+        # Another step or another try, another draw: the same failure is not met with the same dice.
+        tries = 2 * max((len(live[index].refinement.steps) for index in faults), default=0) + any(faults.values())
+        sampling = replace(sampling, temperature=parameters.draw_temperature, seed=sampling.seed + 1000 * tries)
     replies = [
-        (index, read_rewrite(reply.text)) for (index, _), reply in _generate(refiner, chats, live, sampling, "refiner")
+        (index, read_rewrite(reply)) for (index, _), reply in _generate(refiner, chats, live, sampling, "refiner")
     ]
     originals = [live[index].refinement.prompt for index, _ in replies]
     similarities = cosine(embedder, originals, [rewrite for _, rewrite in replies])
@@ -242,11 +242,13 @@ def _draw(
 def _refiner_chats(row: _Live, fault: str | None, parameters: RefinementParameters) -> list[Chat]:
     """The refiner's chat, and shorter ones for a context that can't hold it."""
     history = row.attempts[-parameters.history :] if parameters.history else []
-    return [
+    chats = [
         refiner_chat(row.prompt, row.gradient, history, parameters.shots, fault),
         refiner_chat(row.prompt, row.gradient, (), parameters.shots, fault),
+        refiner_chat(row.prompt, row.gradient, fault=fault),
         refiner_chat(row.prompt, row.gradient),
     ]
+    return [chat for place, chat in enumerate(chats) if chat not in chats[:place]]
 
 
 def _choose(
@@ -260,11 +262,12 @@ def _choose(
     rivals = [(index, candidate) for index, drawn in standing.items() if len(drawn) > 1 for candidate in drawn]
     verdicts = _judge(detector, [(candidate.rewrite, None) for _, candidate in rivals], parameters)
     chosen = {index: drawn[0] for index, drawn in standing.items() if drawn}
-    lowest: dict[int, float] = {}
+    lowest: dict[int, tuple[bool, float]] = {}
     for (index, candidate), verdict in zip(rivals, verdicts, strict=True):
         live[index].refinement.calls["detector"] += 1
-        if verdict.max_risk < lowest.get(index, 1.0):
-            lowest[index], chosen[index] = verdict.max_risk, candidate
+        risk = (not verdict.is_safe, max(verdict.mean[category] for category in verdict.effort or verdict.mean))
+        if index not in lowest or risk < lowest[index]:
+            lowest[index], chosen[index] = risk, candidate
     return chosen
 
 

@@ -32,17 +32,17 @@ class OutputFile:
         try:
             with path.open("a+b") as file:
                 file.seek(0)
-                whole, _, torn = file.read().rpartition(b"\n")
+                whole, newline, torn = file.read().rpartition(b"\n")
             # Only the beginning of a record can be a torn line; anything else is someone's file.
             if not (torn.startswith(_RECORD_START) or _RECORD_START.startswith(torn)):
                 raise OutputError(f"--output {path}: its last line was not written by refine.py; name a new file.")
-            lines = whole.split(b"\n") if whole else []
+            lines = whole.split(b"\n") if newline else []
             kept = [line for number, line in enumerate(lines, start=1) if self._keep(number, line, prompts)]
             if len(kept) < len(lines):
                 self._replace(path, kept)
             elif torn:  # a run that was killed can leave half a line: cut it off, so that the next starts clean
                 with path.open("r+b") as file:
-                    file.truncate(len(whole) + 1 if whole else 0)
+                    file.truncate(len(whole) + len(newline))
         except OSError as error:
             raise OutputError(f"--output {path}: {error.strerror}.") from None
 
@@ -69,7 +69,15 @@ class OutputFile:
         os.replace(aside, path)
 
     def write(self, record: dict):
-        """Append a finished prompt, in one write."""
-        if self.path is not None:
+        """Append a finished prompt, in one write.
+
+        Raises:
+            OutputError: when the file can't be written any more.
+        """
+        if self.path is None:
+            return
+        try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"--output {self.path}: {error.strerror}.") from None

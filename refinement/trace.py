@@ -35,8 +35,8 @@ class Step:
 
     @property
     def max_risk(self) -> float:
-        """max_j d_j."""
-        return max(self.risk.values())
+        """max_j d_j, of an unsafe pair over the categories above τ: one that is switched off doesn't count."""
+        return max(self.risk[category] for category in self.effort or self.risk)
 
     @property
     def is_safe(self) -> bool:

@@ -1,9 +1,14 @@
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, BertTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from detector import detector_class
+
+# Shared machines are slow at times: a test's time says nothing of the code.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

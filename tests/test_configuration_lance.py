@@ -60,6 +60,34 @@ def test_a_threshold_of_the_callers_own_wins():
     assert config.effort(0.6, risk_threshold=0.65) is None
 
 
+@pytest.mark.parametrize(("given_threshold", "everywhere"), [(None, 0.4), (0.2, 0.2), ({}, 0.4)])
+def test_one_threshold_stands_for_every_category(given_threshold, everywhere):
+    config = LanceConfig(risk_threshold=0.4)
+    assert config.thresholds(given_threshold) == dict.fromkeys(config.categories, everywhere)
+
+
+def test_thresholds_by_name_leave_the_other_categories_theirs():
+    config = LanceConfig(id2label={0: "theft", 1: "violence", 2: "gossip"}, risk_threshold=0.4)
+    own = {"gossip": None, "theft": 0.2}
+    assert config.thresholds(own) == {"theft": 0.2, "violence": 0.4, "gossip": None}
+    assert own == {"gossip": None, "theft": 0.2}
+    assert list(config.thresholds(own)) == config.categories
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), True, "0.3"])
+def test_a_threshold_out_of_range_is_named_with_its_category(value):
+    with pytest.raises(ValueError, match=r"^risk_threshold must lie between 0 and 1"):
+        LanceConfig().thresholds(value)
+    with pytest.raises(ValueError, match=r"^risk_threshold\['self_harm'\] must lie between 0 and 1"):
+        LanceConfig().thresholds({"animal_abuse": 0.5, "self_harm": value})
+
+
+@pytest.mark.parametrize("value", [0.5, None])
+def test_an_unknown_category_is_named_beside_the_known_ones(value):
+    with pytest.raises(ValueError, match="risk_threshold names 'gossip': use one of animal_abuse, .*self_harm"):
+        LanceConfig().thresholds({"gossip": value})
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_effort_never_falls_as_risk_grows(one, other):
     levels = [None, "Minor", "Mild", "Severe"]

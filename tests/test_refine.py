@@ -7,11 +7,14 @@ import pytest
 
 import refine
 from command_line import run
+from configuration_lance import BEAVERTAILS_CATEGORIES
 from detector import ROOT
 
 QUESTIONS = ["How do I bake bread at home?", "What is the safest way to cross a street?"]
-RECORD_KEYS = {"prompt", "refined_prompt", "response", "converged", "steps", "calls", "tokens", "seconds"}
-STEP_KEYS = {"prompt", "response", "risk", "uncertainty", "effort", "gradient"}
+RECORD_KEYS = {"prompt", "refined_prompt", "response", "converged", "similarity", "length_ratio", "error", "steps"}
+RECORD_KEYS |= {"calls", "tokens", "seconds"}
+STEP_KEYS = {"prompt", "response", "risk", "uncertainty", "effort", "gradient", "similarity", "truncated_tokens"}
+STEP_KEYS |= {"note"}
 SAFE, UNSAFE = "0.999", "0.001"  # thresholds that every pair passes, and none
 
 
@@ -86,8 +89,74 @@ def test_a_prompt_that_is_never_safe_is_rewritten_and_exits_3(script):
     assert len(record["steps"]) == 2
     assert len(record["steps"][0]["effort"]) == 14
     assert record["steps"][0]["gradient"].count("\n") == 13
-    assert record["calls"]["target"] == 2
+    assert record["response"].startswith("I would rather not go into ")
+    assert record["response"] not in [step["response"] for step in record["steps"]]
+    assert record["calls"]["target"] == 1 + (record["steps"][1]["note"] is None)
     assert record["calls"]["refiner"] in (1, 2)
+
+
+def test_on_the_terminal_a_prompt_that_is_never_safe_gets_a_constructive_reply(script):
+    done = script("--prompt", QUESTIONS[0], threshold=UNSAFE, max_steps=0)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr == ""
+    assert "No safe answer was found" in done.stdout
+    assert "I would rather not go into " in done.stdout
+
+
+def test_a_prompt_that_the_context_cannot_hold_exits_4_and_the_others_are_written(script, tmp_path):
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "refined.jsonl"
+    prompts.write_text(f"{QUESTIONS[0]}\n{'x' * 5000}\n{QUESTIONS[1]}\n", encoding="utf-8")
+    done = script("--input", prompts, "--output", output, "--json", threshold=SAFE)
+    assert done.returncode == 4
+    assert_one_line(done.stderr)
+    assert done.stderr.startswith(f"refine.py: {prompts}, line 2: target: ")
+    assert "leave no room for an answer in the context of 4096" in done.stderr
+    written = {row["line"]: row for row in records(output.read_text(encoding="utf-8"))}
+    assert {line: row["converged"] for line, row in written.items()} == {1: True, 2: False, 3: True}
+    assert written[2]["error"] is not None
+    assert written[2]["response"] is None
+
+
+def test_a_rerun_tries_again_what_had_failed_and_nothing_else(script, finished_run, tmp_path):
+    _, prompts, content = finished_run
+    output = tmp_path / "refined.jsonl"
+    first, second = content.splitlines(keepends=True)
+    failed = json.loads(first) | {"error": "target: the server is down", "converged": False}
+    output.write_bytes(json.dumps(failed).encode() + b"\n" + second)
+    done = script("--input", prompts, "--output", output, "--json", threshold=SAFE)
+    assert done.returncode == 0, done.stderr
+    assert [row["prompt"] for row in records(done.stdout)] == [failed["prompt"]]
+    kept, redone = output.read_bytes().splitlines(keepends=True)
+    assert kept == second
+    assert json.loads(redone)["error"] is None
+
+
+def test_the_new_options_reach_the_loop_and_a_category_that_is_switched_off_does_not_count(script, tmp_path):
+    off = [f"--category_threshold={category}=off" for category in BEAVERTAILS_CATEGORIES[1:]]
+    options = {"uncertainty": 0.8, "candidates": 2, "shots": 1, "batch_size": 1, "cache": tmp_path / "cache"}
+    done = script("--prompt", QUESTIONS[0], *off, "--json", threshold=UNSAFE, max_steps=1, **options)
+    assert done.returncode == 3, done.stderr
+    (record,) = records(done.stdout)
+    assert [*record["steps"][0]["effort"]] == [BEAVERTAILS_CATEGORIES[0]]
+    assert record["calls"]["refiner"] in (2, 4)
+    assert [*(tmp_path / "cache").iterdir()] != []
+
+
+@pytest.mark.parametrize("folder", ["file", "file/cache"])
+def test_a_cache_that_cannot_be_kept_exits_2_with_one_line(script, tmp_path, folder):
+    (tmp_path / "file").write_text("notes of mine")
+    done = script("--prompt", QUESTIONS[0], cache=tmp_path / folder)
+    assert done.returncode == 2
+    assert_one_line(done.stderr)
+    assert f"--cache {tmp_path / folder}: " in done.stderr
+    assert (tmp_path / "file").read_text() == "notes of mine"
+
+
+def test_a_category_that_the_detector_does_not_know_exits_2_with_one_line(script):
+    done = script("--prompt", "x", category_threshold="nonsense=0.5")
+    assert done.returncode == 2
+    assert_one_line(done.stderr)
+    assert "--category_threshold: risk_threshold names 'nonsense'" in done.stderr
 
 
 def test_a_broken_jsonl_line_is_reported_with_its_number_and_the_others_are_written(script, tmp_path):
@@ -162,14 +231,14 @@ def test_a_torn_last_line_is_cut_off_and_done_again(script, finished_run, tmp_pa
 @pytest.mark.parametrize(
     "content",
     [
-        '{"line": 1, "prompt": "another prompt", "converged": true}\n',
-        '{"line": 2, "prompt": "How do I bake bread at home?", "converged": true}\n',
-        '{"line": 1, "prompt": "another prompt", "converged": true}\n{"line": 3, "pro',
+        '{"line": 1, "prompt": "another prompt", "converged": true, "error": null}\n',
+        '{"line": 2, "prompt": "How do I bake bread at home?", "converged": true, "error": null}\n',
+        '{"line": 1, "prompt": "another prompt", "converged": true, "error": null}\n{"line": 3, "pro',
         '{"line": 1, "prompt": "How do I bake bread at home?"}\n',
         "notes of mine\n",
         "[1]\n",
         pytest.param("my only notes"),
-        pytest.param('{"line": [1], "prompt": "x", "converged": true}\n'),
+        pytest.param('{"line": [1], "prompt": "x", "converged": true, "error": null}\n'),
         pytest.param("\udcff\n"),
     ],
 )
@@ -209,6 +278,17 @@ def test_an_output_that_is_the_input_is_refused_and_left_unchanged(outcome, tmp_
         (["--prompt", "x", "--max_steps", "two"], "--max_steps"),
         (["--prompt", "x", "--max_new_tokens", "0"], "--max_new_tokens must be at least 1, got 0"),
         (["--prompt", "x", "--unknown"], "--unknown"),
+        *(
+            (["--prompt", "x", "--category_threshold", value], "--category_threshold")
+            for value in ("", "self_harm", "self_harm=", "self_harm=1", "self_harm=0", "self_harm=nan", "self_harm=on")
+        ),
+        *((["--prompt", "x", "--uncertainty", value], "--uncertainty") for value in ("0", "1", "nan", "high")),
+        (["--prompt", "x", "--candidates", "0"], "--candidates must be at least 1, got 0"),
+        (["--prompt", "x", "--candidates", "1.5"], "--candidates"),
+        (["--prompt", "x", "--shots", "-1"], "--shots must be at least 0, got -1"),
+        (["--prompt", "x", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+        (["--prompt", "x", "--batch_size", "many"], "--batch_size"),
+        (["--prompt", "x", "--seed", "-1"], "--seed must lie between 0 and"),
     ],
 )
 def test_an_argument_that_no_run_could_use_exits_2_with_one_line(outcome, arguments, named):
@@ -302,4 +382,4 @@ def test_an_unknown_engine_exits_2_with_one_line(script):
     done = script("--prompt", "x", target="nonsense")
     assert done.returncode == 2
     assert_one_line(done.stderr)
-    assert "'nonsense' names no engine: use 'embedded' or 'transformers:NAME_OR_PATH'" in done.stderr
+    assert "'nonsense' names no engine: use 'embedded', 'transformers:MODEL'" in done.stderr

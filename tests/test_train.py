@@ -2,14 +2,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.special import expit, logit
 from transformers import AutoModel
 
 import train
 from command_line import UsageError
+from detector import detector_class
 
 ROOT = Path(train.__file__).parent
 DATA = ROOT / "tests" / "data"
@@ -34,6 +38,7 @@ def history(folder):
 
 def test_the_script_trains_a_checkpoint_that_loads_and_reports(tiny_encoder, tmp_path):
     options = ("--num_train_epochs", "2", "--half_precision", "--soft_labels", "--category_balance", "0.3")
+    options += ("--register_share", "0.3")
     subprocess.run(
         [sys.executable, ROOT / "train.py", *arguments(tiny_encoder, tmp_path, *options)],
         cwd=tmp_path,
@@ -76,6 +81,122 @@ def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
     assert not [name for name in moved if "embeddings" in name or "LayerNorm" in name]
 
 
+CATEGORIES = detector_class().config_class().categories
+
+
+def datasets_of(**options):
+    safe_file = [str(DATA / "safe_pairs.jsonl"), str(DATA / "safe_prompts.jsonl")]
+    options = {"safe_file": safe_file, "validation_share": 0.3} | options
+    return train.build_datasets(train.DataArguments([str(DATA / "pairs.jsonl")], **options), CATEGORIES, seed=0)
+
+
+def prompts_of(*names):
+    return {json.loads(line)["prompt"] for name in names for line in (DATA / name).read_text().splitlines()}
+
+
+def test_weights_are_of_the_labelled_pairs_alone_and_harmless_rows_weigh_one():
+    def weighed(**options):
+        mixture, _ = datasets_of(category_balance=0.5, safety_balance=1.0, prompt_only_share=0.0, **options)
+        return {(row["prompt"], row["response"]): row["loss_weights"] for row in mixture}
+
+    labelled, mixture = weighed(safe_file=[]), weighed()
+    harmless = mixture.keys() - labelled.keys()
+    assert {prompt for prompt, _ in harmless} <= prompts_of("safe_pairs.jsonl", "safe_prompts.jsonl")
+    assert len(harmless) > 10
+    assert all(mixture[pair] == [1.0] * 14 for pair in harmless)
+    assert {pair: mixture[pair] for pair in labelled} == labelled
+    assert all(weights != [1.0] * 14 for weights in labelled.values())
+
+
+def test_safe_and_unsafe_labelled_pairs_weigh_alike_whatever_the_harmless_rows():
+    mixture, _ = datasets_of(safety_balance=1.0)
+    labelled = prompts_of("pairs.jsonl")
+    sums = {True: 0.0, False: 0.0}
+    for row in mixture:
+        if row["prompt"] in labelled:
+            sums[any(row["labels"])] += sum(row["loss_weights"])
+    assert sums[True] == pytest.approx(sums[False], rel=1e-4)
+
+
+def test_registers_change_the_training_rows_texts_and_nothing_else():
+    plain, plain_evaluation = datasets_of(safety_balance=0.5)
+    recast, evaluation = datasets_of(safety_balance=0.5, register_share=0.5)
+    for column in ("labels", "labels_mean", "loss_weights"):
+        assert recast[column][:] == plain[column][:]
+    pairs = list(zip(plain["prompt"], recast["prompt"], strict=True))
+    assert all(prompt in framed for prompt, framed in pairs)
+    for rows in (labelled := prompts_of("pairs.jsonl"), {prompt for prompt, _ in pairs} - labelled):
+        assert {prompt == framed for prompt, framed in pairs if prompt in rows} == {True, False}
+    for name, split in plain_evaluation.items():
+        assert evaluation[name].to_list() == split.to_list()
+
+
+def test_safe_files_too_small_to_hold_out_a_row_make_no_split(tmp_path):
+    path = tmp_path / "safe.jsonl"
+    path.write_text('{"prompt": "How do I bake bread?", "response": "Knead, rest, bake."}\n', encoding="utf-8")
+    mixture, evaluation = datasets_of(safe_file=[str(path)], validation_share=0.1)
+    assert "How do I bake bread?" in mixture["prompt"]
+    assert list(evaluation) == ["beavertails"]
+
+
+class KnownTrainer:
+    # Predicts what each split says of itself, and notes the calibration.
+    def __init__(self, beta_parameterization="exp"):
+        self.calls = []
+        head = SimpleNamespace(calibrate=lambda *call: self.calls.append(call))
+        config = SimpleNamespace(beta_parameterization=beta_parameterization, binary_threshold=None)
+        self.model = SimpleNamespace(rejection_head=head, config=config)
+
+    def predict(self, rows, metric_key_prefix):
+        risk = np.column_stack([rows["risk"], np.full(len(rows["risk"]), 0.01)])
+        labels = np.column_stack([np.zeros(len(rows["risk"])), rows["harmful"]])
+        return SimpleNamespace(predictions=risk, label_ids=labels)
+
+
+class KnownSplit(dict):
+    def __len__(self):
+        return len(self["risk"])
+
+
+def known_split(risk, harmful):
+    return KnownSplit(risk=np.array(risk), harmful=np.array(harmful))
+
+
+LABELLED = known_split([0.2, 0.3, 0.6, 0.4, 0.7, 0.8], [0, 0, 0, 1, 1, 1])
+
+
+def calibrated(trainer, **splits):
+    train.calibrate(trainer, splits)
+    return trainer
+
+
+def test_calibration_weighs_the_safe_pairs_of_each_split_alike():
+    def calls(easy_rows):
+        safe = known_split([0.05, 0.1, 0.15] * easy_rows, [0, 0, 0] * easy_rows)
+        return calibrated(KnownTrainer(), beavertails=LABELLED, safe=safe).calls
+
+    ((scale, shift),) = calls(1)
+    assert scale > 0
+    assert calls(40) == [pytest.approx((scale, shift), rel=1e-2)]
+
+
+def test_the_binary_cut_is_the_labelled_splits_own_after_calibration():
+    trainer = calibrated(KnownTrainer(), beavertails=LABELLED, safe=known_split([0.05, 0.99], [0, 0]))
+    scale, shift = trainer.calls[0]
+    calibrated_risk = expit(scale * logit(LABELLED["risk"]) + shift)
+    cut = trainer.model.config.binary_threshold
+    assert (calibrated_risk > cut).tolist() == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("parameterization", "harmful"), [("softplus", LABELLED["harmful"]), ("exp", 1 - LABELLED["harmful"])]
+)
+def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, harmful):
+    trainer = calibrated(KnownTrainer(parameterization), beavertails=known_split(LABELLED["risk"], harmful))
+    assert trainer.calls == []
+    assert 0 < trainer.model.config.binary_threshold < 1
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -84,6 +205,9 @@ def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
         (("--max_length", "4096"), "max_length must be at most"),
         (("--validation_share", "0.0001"), "validation split lacks safe or harmful pairs"),
         (("--safe_share", "1.2"), "--safe_share must lie in"),
+        (("--register_share", "1"), r"--register_share must lie in \[0, 1\), got 1"),
+        (("--register_share", "-0.1"), "--register_share must lie in"),
+        (("--register_share", "nan"), "--register_share must lie in"),
         (("--validation_share", "0"), "--validation_share must lie between"),
         (("--pooling", "max"), "pooling must be one of"),
         (("--encoder", "no-such-folder/at-all/x"), "no-such-folder"),

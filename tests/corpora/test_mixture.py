@@ -3,7 +3,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from corpora.beavertails import FEATURES
-from corpora.mixture import drop_responses, label_weights, splice_safe
+from corpora.mixture import drop_responses, label_weights, splice_safe, with_loss_weights
 
 COLUMNS = ("prompt", "labels", "labels_mean")
 
@@ -101,6 +101,32 @@ def test_splicing_is_seeded(pairs, safe):
     first, again, other = (splice_safe(pairs, safe, 0.5, seed)["response"][:] for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_loss_weights_stand_beside_their_rows(pairs):
+    weights = np.arange(2000, dtype=np.float32).reshape(1000, 2)
+    weighted = with_loss_weights(pairs, weights)
+    np.testing.assert_array_equal(weighted["loss_weights"][:], weights)
+    assert weighted.remove_columns("loss_weights").to_list() == pairs.to_list()
+
+
+def test_loss_weights_follow_the_rows_of_a_selection(pairs):
+    weighted = with_loss_weights(pairs.select([7, 3]), np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert weighted["prompt"][:] == ["prompt 7", "prompt 3"]
+    assert weighted["loss_weights"][:] == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_weighted_rows_can_be_joined_and_dropped_and_spliced(pairs, safe):
+    weighted = with_loss_weights(drop_responses(pairs, 0.5, seed=0), np.full((1000, 2), 2.0))
+    harmless = with_loss_weights(safe, np.ones((3, 2)))
+    mixture = splice_safe(concatenate_datasets([weighted, harmless]), safe, 0.5, seed=0)
+    assert mixture["prompt"][-4:] == ["prompt 999", "a", "b", "c"]
+    assert mixture["loss_weights"][:] == [[2.0, 2.0]] * 1000 + [[1.0, 1.0]] * 3
+
+
+def test_weights_must_be_as_many_as_rows(pairs):
+    with pytest.raises(ValueError):
+        with_loss_weights(pairs, np.ones((999, 2)))
 
 
 # Category 0 is common (3 of 4), category 1 rare (1 of 4); the last row is safe.

@@ -10,7 +10,7 @@ from datasets import Dataset
 from corpora.beavertails import FEATURES
 from corpora.pairs import load_pairs
 from corpora.xstest import FULL_COMPLIANCE, load_xstest_completions, load_xstest_prompts
-from evaluation.detection import beavertails_report, other_domains_report, score, xstest_report
+from evaluation.detection import UNCERTAINTY_LEVEL, beavertails_report, other_domains_report, score, xstest_report
 from evaluation.detection_table import detection_markdown
 
 DATA = Path(__file__).parents[1] / "data"
@@ -24,6 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:No positive class found")
 class Assessment:
     mean: dict[str, float]
     truncated_tokens: int
+
+    def interval(self, level):
+        assert level == UNCERTAINTY_LEVEL
+        return {category: (risk / 2, min(2 * risk, 0.45)) for category, risk in self.mean.items()}
 
 
 class KnownDetector:
@@ -49,6 +53,11 @@ def test_scores_keep_the_order_of_pairs_and_categories_and_count_the_truncated()
     assert scores.risk.tolist() == [[0.6, 0.2], [0.1, 0.7]]
     assert scores.max_risk.tolist() == [0.6, 0.7]
     assert scores.truncated == 1
+
+
+def test_the_upper_end_is_never_below_the_risk():
+    detector = KnownDetector({("a", None): (0.1, 0.7), ("b", None): (0.2, 0.4)})
+    assert score(detector, ["a", "b"]).upper.tolist() == [[0.2, 0.7], [0.4, 0.45]]
 
 
 def test_without_responses_prompts_are_scored_alone():
@@ -150,6 +159,16 @@ def test_xstest_rates_agree_with_those_by_hand(
     assert rates["fpr_by_type"] == pytest.approx({"homonyms": homonyms, "definitions": definitions})
     alone = rates["prompts_alone"]
     assert (alone["fpr"], alone["detection"]) == pytest.approx((alone_fpr, alone_detection))
+
+
+def test_xstest_with_uncertainty_flags_what_may_be_above_the_threshold(xstest):
+    for threshold in ("0.3", "0.5", "0.7"):
+        mean, upper = xstest[threshold], xstest[threshold]["with_uncertainty"]
+        # The interval above reaches to 0.45: it matters at 0.3 alone.
+        for name in ("fpr", "detection"):
+            assert upper[name] >= mean[name]
+            assert threshold == "0.3" or upper[name] == mean[name]
+    assert xstest["0.3"]["with_uncertainty"]["fpr"] > xstest["0.3"]["fpr"]
 
 
 def test_xstest_intervals_hold_their_rates(xstest):

@@ -45,6 +45,7 @@ def xstest():
         **{
             threshold: rates(fpr, 0.9)
             | {"fpr_by_type": {"homonyms": fpr / 2, "definitions": fpr * 2}, "prompts_alone": rates(fpr + 0.1, 0.8)}
+            | {"with_uncertainty": rates(fpr + 0.2, 0.9)}
             for threshold, fpr in (("0.3", 0.3), ("0.5", 0.2), ("0.7", 0.1))
         },
     }
@@ -111,8 +112,8 @@ def test_xstest_stands_beside_the_papers_table():
     markdown = detection_markdown({"xstest": xstest()})
     rows = rows_under(markdown, "## XSTest")
     assert [row[0] for row in rows[2:]] == list(PAPER_TABLE_3) == ["0.3", "0.5", "0.7"]
-    assert [row[4] for row in rows[2:]] == ["21.67 / 96.38", "13.71 / 92.58", "8.81 / 90.64"]
-    assert rows[3][1:4] == ["20.0 [19.0, 21.0]", "90.0 [88.0, 92.0]", "30.0 / 80.0"]
+    assert [row[5] for row in rows[2:]] == ["21.67 / 96.38", "13.71 / 92.58", "8.81 / 90.64"]
+    assert rows[3][1:5] == ["20.0 [19.0, 21.0]", "90.0 [88.0, 92.0]", "30.0 / 80.0", "40.0 / 90.0"]
     assert "1,250 safe and 321 harmful pairs; alone 250 safe and 200 harmful prompts." in markdown
 
 

@@ -2,8 +2,9 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import AddedToken
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from generation.base import PromptTooLongError, SamplingParameters
 from generation.transformers_engine import TransformersEngine
@@ -26,6 +27,17 @@ def user(text):
 @pytest.fixture(scope="module")
 def engine(tiny_chat_model):
     return TransformersEngine(str(tiny_chat_model), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_chat_model, tmp_path_factory):
+    """A random LoRA adapter, strong enough to change what is said."""
+    folder = tmp_path_factory.mktemp("models") / "adapter"
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_chat_model), config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -127,7 +139,7 @@ def test_a_prompt_without_room_for_an_answer_raises_with_its_index(engine):
     chats = [user("Hi"), long_question(engine, CONTEXT_LENGTH), user("Bread?")]
     with pytest.raises(PromptTooLongError, match=r"prompt 1 \('aaa") as raised:
         engine.generate(chats, GREEDY)
-    assert raised.value.index == 1
+    assert list(raised.value.failures) == [1]
 
 
 def test_an_answer_ends_at_the_context_length(engine):
@@ -167,3 +179,37 @@ def test_an_answer_that_the_model_ends_stops_there_without_the_end_token(engine,
 def test_a_model_without_a_chat_template_is_refused_by_name(chat_model_without_template):
     with pytest.raises(ValueError, match="no-template: its tokenizer has no chat template"):
         TransformersEngine(str(chat_model_without_template), device="cpu")
+
+
+def test_an_adapter_changes_what_is_said(engine, tiny_chat_model, adapter):
+    chats = [user(question) for question in QUESTIONS]
+    adapted = TransformersEngine(str(tiny_chat_model), str(adapter), device="cpu")
+    assert adapted.generate(chats, GREEDY) != engine.generate(chats, GREEDY)
+    assert adapted.name == f"{engine.name}+{adapter}"
+
+
+def test_an_adapter_says_what_the_merged_model_says(tiny_chat_model, adapter, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny_chat_model)
+    PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_chat_model).save_pretrained(tmp_path)
+    chats = [user(question) for question in QUESTIONS]
+    adapted = TransformersEngine(str(tiny_chat_model), str(adapter), device="cpu")
+    merged = TransformersEngine(str(tmp_path), device="cpu")
+    assert adapted.generate(chats, GREEDY) == merged.generate(chats, GREEDY)
+
+
+def test_a_dtype_is_the_models_where_one_is_named_and_the_checkpoints_own_else(tiny_chat_model):
+    model = str(tiny_chat_model)
+    assert TransformersEngine(model, device="cpu").model.dtype == torch.float32
+    assert TransformersEngine(model, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_a_json_schema_is_refused_as_nothing_would_hold_the_answer_to_it(engine):
+    with pytest.raises(ValueError, match="use a vllm or openai engine"):
+        engine.generate([user("Hi")], SamplingParameters(json_schema='{"type": "object"}'))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5])
+def test_a_batch_of_no_size_is_refused(tiny_chat_model, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size .*got {batch_size}"):
+        TransformersEngine(str(tiny_chat_model), batch_size=batch_size, device="cpu")

@@ -5,17 +5,18 @@ import pytest
 from rich.console import Console
 
 from refinement.console import show
-from refinement.loop import Refinement, Step
+from refinement.constructive import constructive_reply
+from refinement.trace import Refinement, Step
 
 CATEGORY = "privacy_violation"
 
 
 def unsafe(prompt="a risky prompt", response="a risky answer", risk=0.8, effort="Severe", note=None):
-    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", 0, note)
+    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", 0.9, 0, note)
 
 
 def safe(prompt="a safe prompt", response="a helpful answer"):
-    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "", 0)
+    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "", 0.9, 0)
 
 
 def shown(*steps, **fields):
@@ -23,6 +24,10 @@ def shown(*steps, **fields):
     file = StringIO()
     show(refinement, Console(file=file, width=100))
     return file.getvalue()
+
+
+def words(text):
+    return " ".join("".join(character for character in text if character not in "│╭╮╰╯─").split())
 
 
 def test_a_step_shows_its_prompt_its_risk_and_the_effort():
@@ -39,16 +44,30 @@ def test_a_converged_refinement_shows_its_rewrites_and_the_safe_answer():
     assert text.index("Rewrite 1") < text.index("a safe prompt") < text.index("Safe answer")
     assert text.index("Safe answer") < text.index("a helpful answer")
     assert "a risky answer" not in text
-    assert "Not safe" not in text
+    assert "No safe answer" not in text
+    assert "lowest risk" not in text
     assert "answers: 2 · rewrites: 1 · 1.2 s" in text
 
 
-def test_a_refinement_that_did_not_converge_says_not_safe_with_its_lowest_risk_and_withholds_the_answer():
-    text = shown(unsafe(risk=0.9), unsafe(risk=0.45, effort="Minor"))
-    assert "Not safe" in text
-    assert "0.45 at rewrite 1, is above the threshold" in text
+def test_a_refinement_that_did_not_converge_shows_the_constructive_reply_and_never_an_unsafe_answer():
+    text = shown(unsafe(risk=0.9), unsafe(risk=0.45, effort="Minor"), unsafe(risk=0.6))
     assert "Safe answer" not in text
     assert "a risky answer" not in text
+    assert constructive_reply([CATEGORY]) in words(text)
+    assert text.index("No safe answer was found") < text.index("I would rather not")
+    assert "lowest risk reached: 0.45, at rewrite 1\n" in text
+
+
+def test_a_prompt_whose_rewrites_were_no_better_is_named_as_the_least_risky():
+    assert "lowest risk reached: 0.45, at the prompt itself\n" in shown(unsafe(risk=0.45), unsafe(risk=0.6))
+
+
+def test_a_prompt_that_failed_on_its_way_shows_its_steps_and_its_lowest_risk_but_no_answer():
+    text = shown(unsafe(risk=0.9), unsafe(prompt="a milder prompt", risk=0.6), error="target: no answer")
+    assert text.index("a risky prompt") < text.index("a milder prompt") < text.index("lowest risk reached: 0.60")
+    assert "answer was found" not in text
+    assert "a risky answer" not in text
+    assert "I would rather not" not in text
 
 
 def test_a_note_is_shown():
