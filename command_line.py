@@ -48,9 +48,12 @@ def probability(text: str) -> float:
 
 
 def run(script: str, main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's main and exit with its code, or with 2 and one line for what the user has to mend."""
+    """Run a script's main and exit with its code; with 2 and one line for what the user has to mend, 130 for Ctrl-C."""
     try:
         sys.exit(main())
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted", file=sys.stderr)
+        sys.exit(130)
