@@ -336,7 +336,14 @@ def test_ctrl_c_ends_a_script_that_waits_for_a_silent_server():
     """
     with FaultyServer(lambda _: silence()) as server:
         command = [sys.executable, "-c", textwrap.dedent(script), server.url]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A suite run in the background has Ctrl-C switched off, and its children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while len(server.asked) < 3:
             assert process.poll() is None
             time.sleep(0.01)
