@@ -39,7 +39,7 @@ refiner: .venv/installed
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
 
-# The tables of README.md's refinement section.
+# Every variant of the loop on the same prompts: benchmarks/results/refinement_report.md.
 refinement-report: .venv/installed
 	$(BIN)/python -m benchmarks.refinement_report --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
 		--xstest_prompts $(DATA)/xstest_prompts.csv --output_dir benchmarks/results

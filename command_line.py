@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from errors import UserError, first_line
 
@@ -45,6 +46,30 @@ def probability(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must lie between 0 and 1, got {text}")
     return value
+
+
+def make_folder(option: str, path: str | Path):
+    """Make the folder that an option names, with those above it.
+
+    Raises:
+        UsageError: when it can't be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}.") from None
+
+
+def check_folders(training_args: TrainingArguments):
+    """Refuse, before any work, an output folder that can't be written or a checkpoint that isn't there.
+
+    Raises:
+        UsageError: naming the option and the folder.
+    """
+    make_folder("--output_dir", training_args.output_dir)
+    resume = training_args.resume_from_checkpoint
+    if resume is not None and not Path(resume, "trainer_state.json").is_file():
+        raise UsageError(f"--resume_from_checkpoint {resume}: no checkpoint of the Trainer's there.")
 
 
 def run(script: str, main: Callable[[], int | None]) -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import transformers
 
-from command_line import OneLineErrors, UsageError, run
+from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.beavertails import load_beavertails
 from corpora.pairs import load_pairs
 from corpora.xstest import load_xstest_completions, load_xstest_prompts
@@ -41,8 +41,8 @@ def detection(args: argparse.Namespace):
         raise UsageError("--xstest_prompts and --xstest_completions go together.")
     if args.test_file is None and args.xstest_prompts is None and args.other_file is None:
         raise UsageError("nothing to score: give --test_file, --other_file, or XSTest's two files.")
+    make_folder("--output_dir", args.output_dir)
     try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
         for name in ("detection.json", "detection.md"):
             with (args.output_dir / name).open("a"):  # only whether it can be written: a report that stands stays
                 pass

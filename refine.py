@@ -202,13 +202,13 @@ def main(args: argparse.Namespace) -> int:
     outcomes = list(output.finished.values())
     waiting = {line: prompt for line, prompt in prompts.items() if line not in output.finished}
     for line, refinement in refine_all(args, waiting) if waiting else ():
-        record = {"line": line, **refinement.as_record()}
-        output.write(record)
+        record = refinement.as_record()
+        output.write({"line": line, **record})
         if args.json:
-            print(json.dumps(refinement.as_record(), ensure_ascii=False), flush=True)
+            print(json.dumps(record, ensure_ascii=False), flush=True)
         else:
             show(refinement, console)
-        outcomes.append(record)
+        outcomes.append({"line": line, **record})
     failures = [
         f"{args.input}, line {outcome['line']}: {outcome['error']}" if args.input else outcome["error"]
         for outcome in outcomes

@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from command_line import DataclassParser, UsageError, run
+from command_line import DataclassParser, UsageError, check_folders, run
 from corpora.beavertails import HUB_NAME, load_beavertails
 from corpora.mixture import drop_responses, label_weights, splice_safe, with_loss_weights
 from corpora.registers import recast
@@ -192,21 +192,6 @@ class LanceTrainer(Trainer):
             self._term_sums.clear()
             self._term_batches = 0
         super().log(logs, start_time)
-
-
-def check_folders(training_args: TrainingArguments):
-    """Refuse, before any work, an output folder that can't be written or a checkpoint that isn't there.
-
-    Raises:
-        UsageError: naming the option and the folder.
-    """
-    try:
-        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output_dir {training_args.output_dir}: {error.strerror}.") from None
-    resume = training_args.resume_from_checkpoint
-    if resume is not None and not Path(resume, "trainer_state.json").is_file():
-        raise UsageError(f"--resume_from_checkpoint {resume}: no checkpoint of the Trainer's there.")
 
 
 def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrainedModel:

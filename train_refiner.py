@@ -14,7 +14,6 @@ All of `TrainingArguments` applies.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -31,7 +30,7 @@ from transformers import (
     set_seed,
 )
 
-from command_line import DataclassParser, UsageError, run
+from command_line import DataclassParser, UsageError, check_folders, run
 from corpora.splits import is_held_out
 from errors import first_line
 from generation.base import Chat
@@ -118,10 +117,7 @@ def encode(chats: list[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) ->
 
 def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
     """Train on the demonstrations, and save the adapter, or the model, with its tokenizer."""
-    try:
-        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output_dir {training_args.output_dir}: {error.strerror}.") from None
+    check_folders(training_args)
     demonstrations = load_demonstrations(args.demonstrations)
     set_seed(training_args.seed)
     model, tokenizer = load_model(args)

@@ -23,7 +23,7 @@ import transformers
 from matplotlib import pyplot
 from textgrad.engine import EngineLM
 
-from command_line import OneLineErrors, UsageError, run
+from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.records import read_rows, text_column
 from detector import load_detector
 from generation.base import SamplingParameters, TextGenerator
@@ -184,10 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace):
     """Measure, and add the engine's figures to refinement.json and its plot."""
-    try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output_dir {args.output_dir}: {error.strerror}.") from None
+    make_folder("--output_dir", args.output_dir)
     path = args.output_dir / "refinement.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     results[args.engine.partition(":")[0]] = measure(args)

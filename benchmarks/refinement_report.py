@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from command_line import OneLineErrors, UsageError, run
+from command_line import OneLineErrors, make_folder, run
 from corpora.records import read_rows, text_column
 from corpora.xstest import load_xstest_prompts
 from detector import load_detector
@@ -160,11 +160,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace):
     """Run what is missing, and write the report."""
-    try:
-        args.runs_dir.mkdir(parents=True, exist_ok=True)
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}.") from None
+    make_folder("--runs_dir", args.runs_dir)
+    make_folder("--output_dir", args.output_dir)
     prompts = [text_column(place, row, "prompt") for place, row in read_rows(args.prompts_file)]
     xstest = load_xstest_prompts(args.xstest_prompts)
     safe_prompts = xstest.filter(lambda row: row["is_safe"])["prompt"][:]

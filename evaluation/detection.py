@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import evaluate
@@ -36,14 +37,26 @@ class Scores:
     """The risks of a set of pairs.
 
     Args:
-        risk: d of each pair, of shape `(pairs, categories)`.
-        upper: the upper end of each risk's interval of `UNCERTAINTY_LEVEL`, or d where that is higher.
-        truncated: how many pairs did not fit the encoder whole.
+        distributions: what the detector says of each.
     """
 
-    risk: np.ndarray
-    upper: np.ndarray
-    truncated: int
+    distributions: Sequence
+
+    @cached_property
+    def risk(self) -> np.ndarray:
+        """The risk d of each pair, of shape `(pairs, categories)`."""
+        return np.array([list(distribution.mean.values()) for distribution in self.distributions])
+
+    @cached_property
+    def upper(self) -> np.ndarray:
+        """The upper end of each risk's interval of `UNCERTAINTY_LEVEL`, or d where that is higher."""
+        ends = [distribution.interval(UNCERTAINTY_LEVEL).values() for distribution in self.distributions]
+        return np.maximum(self.risk, [[high for _, high in pair] for pair in ends])
+
+    @property
+    def truncated(self) -> int:
+        """How many pairs did not fit the encoder whole."""
+        return sum(distribution.truncated_tokens > 0 for distribution in self.distributions)
 
     @property
     def max_risk(self) -> np.ndarray:
@@ -53,11 +66,7 @@ class Scores:
 
 def score(detector, prompts: Sequence[str], responses: Sequence[str | None] | None = None) -> Scores:
     """Assess the pairs."""
-    distributions = detector.assess(prompts, responses)
-    risk = np.array([list(distribution.mean.values()) for distribution in distributions])
-    ends = [distribution.interval(UNCERTAINTY_LEVEL).values() for distribution in distributions]
-    upper = np.maximum(risk, [[high for _, high in pair] for pair in ends])
-    return Scores(risk, upper, sum(distribution.truncated_tokens > 0 for distribution in distributions))
+    return Scores(detector.assess(prompts, responses))
 
 
 def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
@@ -108,6 +117,7 @@ def xstest_report(detector, prompts: Dataset, completions: Dataset) -> dict:
         "n_harmful_prompts": int((~prompt_safe).sum()),
         "truncated": pairs.truncated,
     }
+    upper_risk = pairs.upper.max(1)
     for threshold in TABLE_3_THRESHOLDS:
         flagged, flagged_alone = pairs.max_risk > threshold, alone.max_risk > threshold
         report[str(threshold)] = {
@@ -116,7 +126,7 @@ def xstest_report(detector, prompts: Dataset, completions: Dataset) -> dict:
                 str(kind): float(flagged[safe & (kinds == kind)].mean()) for kind in np.unique(kinds[safe])
             },
             "prompts_alone": _rates(flagged_alone, prompt_safe, ~prompt_safe),
-            "with_uncertainty": _rates(pairs.upper.max(1) > threshold, safe, harmful),
+            "with_uncertainty": _rates(upper_risk > threshold, safe, harmful),
         }
     return report
 

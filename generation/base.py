@@ -110,3 +110,9 @@ class TextGenerator(Protocol):
             GenerationError: when some chats got no answer; it holds the reasons, and the other chats' answers.
         """
         ...
+
+
+def check_count(name: str, value: int):
+    """Refuse, with a `ValueError` that names it, an engine's option that isn't a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value}.")

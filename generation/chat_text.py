@@ -1,8 +1,42 @@
-"""A message is data: chat-template tokens in it must not open another turn."""
+"""Chats as a model reads them. A message is data: chat-template tokens in it must not open another turn."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
-from generation.base import Chat
+from generation.base import Chat, PromptTooLongError
+
+
+class ChatEncoder:
+    """From chats to token ids, by the model's own chat template.
+
+    Args:
+        tokenizer: the model's.
+        model: its name, for the error.
+
+    Raises:
+        ValueError: when the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer, model: str):
+        if tokenizer.chat_template is None:
+            raise ValueError(f"{model}: its tokenizer has no chat template; name a chat model.")
+        self.tokenizer = tokenizer
+        self.special_tokens = special_tokens(tokenizer)
+
+    def encode(self, chats: Sequence[Chat], context_length: int) -> list[list[int]]:
+        """The token ids of each chat, up to where the answer begins.
+
+        Raises:
+            PromptTooLongError: for the first chat that leaves no room for an answer in the context.
+        """
+        encoded = [self._encode(chat) for chat in chats]
+        for index, ids in enumerate(encoded):
+            if len(ids) >= context_length:
+                raise PromptTooLongError(index, len(ids), context_length, chats[index][-1]["content"])
+        return encoded
+
+    def _encode(self, chat: Chat) -> list[int]:
+        escaped = escape_special_tokens(chat, self.special_tokens)
+        return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def special_tokens(tokenizer) -> set[str]:

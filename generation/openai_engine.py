@@ -14,7 +14,7 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from errors import first_line
-from generation.base import Chat, Completion, GenerationError, SamplingParameters
+from generation.base import Chat, Completion, GenerationError, SamplingParameters, check_count
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # As OpenAI, vLLM, llama.cpp and others say it.
@@ -61,9 +61,8 @@ class OpenAIEngine:
         back_off: float = 0.5,
     ):
         _check_url(base_url)
-        for name, count in (("concurrency", concurrency), ("attempts", attempts)):
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {count}.")
+        check_count("concurrency", concurrency)
+        check_count("attempts", attempts)
         if not isinstance(timeout, int | float) or not timeout > 0:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}.")
         if not isinstance(back_off, int | float) or not back_off >= 0:

@@ -6,8 +6,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from generation.base import Chat, Completion, PromptTooLongError, SamplingParameters
-from generation.chat_text import escape_special_tokens, special_tokens
+from generation.base import Chat, Completion, SamplingParameters, check_count
+from generation.chat_text import ChatEncoder
 
 
 class TransformersEngine:
@@ -33,8 +33,7 @@ class TransformersEngine:
         device: str | None = None,
         dtype: str = "auto",
     ):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
+        check_count("batch_size", batch_size)
         # All that an answer depends on: it is the cache's key.
         self.name = f"transformers:{name_or_path}{f'+{adapter}' if adapter else ''}"
         self.name += "" if dtype == "auto" else f"?dtype={dtype}"
@@ -42,8 +41,7 @@ class TransformersEngine:
         accelerator = torch.accelerator.current_accelerator()
         self.device = torch.device(device) if device else accelerator or torch.device("cpu")
         self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left")
-        if self.tokenizer.chat_template is None:
-            raise ValueError(f"{name_or_path}: its tokenizer has no chat template; name a chat model.")
+        self.encoder = ChatEncoder(self.tokenizer, name_or_path)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype)
@@ -53,7 +51,6 @@ class TransformersEngine:
             except (KeyError, TypeError):
                 raise ValueError(f"{adapter}: its adapter_config.json is no LoRA adapter's.") from None
         self.model = model.to(self.device).eval()
-        self.special_tokens = special_tokens(self.tokenizer)
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
@@ -63,10 +60,7 @@ class TransformersEngine:
         """See [`TextGenerator.generate`]; chats of like length share a batch, and keep their order in the result."""
         if sampling.json_schema is not None:
             raise ValueError(f"{self.name} can't hold an answer to a JSON schema: use a vllm or openai engine.")
-        encoded = [self._encode(chat) for chat in chats]
-        for index, ids in enumerate(encoded):
-            if len(ids) >= self.context_length:
-                raise PromptTooLongError(index, len(ids), self.context_length, chats[index][-1]["content"])
+        encoded = self.encoder.encode(chats, self.context_length)
         order = sorted(range(len(chats)), key=lambda index: len(encoded[index]))
         completions: dict[int, Completion] = {}
         # A chat without full room for its answer goes alone: it would shorten the answers of its batch.
@@ -75,10 +69,6 @@ class TransformersEngine:
         for rows in [*batches, *([row] for row in order[len(roomy) :])]:
             completions |= zip(rows, self._generate_batch([encoded[row] for row in rows], sampling), strict=True)
         return [completions[index] for index in range(len(chats))]
-
-    def _encode(self, chat: Chat) -> list[int]:
-        escaped = escape_special_tokens(chat, self.special_tokens)
-        return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
 
     @torch.inference_mode()
     def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters) -> list[Completion]:

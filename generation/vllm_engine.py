@@ -9,8 +9,8 @@ from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import StructuredOutputsParams
 
-from generation.base import Chat, Completion, PromptTooLongError, SamplingParameters
-from generation.chat_text import escape_special_tokens, special_tokens
+from generation.base import Chat, Completion, SamplingParameters, check_count
+from generation.chat_text import ChatEncoder
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the room for an adapter that vLLM can make
 
@@ -33,8 +33,7 @@ class VLLMEngine:
     """
 
     def __init__(self, model: str, adapter: str | None = None, batch_size: int = 256, **options: Any):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size}.")
+        check_count("batch_size", batch_size)
         # All that an answer may depend on: it is the cache's key.
         self.name = f"vllm:{model}{f'+{adapter}' if adapter else ''}"
         self.name += "?" * bool(options) + "&".join(f"{name}={value}" for name, value in options.items())
@@ -51,18 +50,13 @@ class VLLMEngine:
         except ValidationError as error:  # its own first line says only how many there are
             raise ValueError("; ".join(detail["msg"] for detail in error.errors())) from None
         self.tokenizer = self.llm.get_tokenizer()
-        if self.tokenizer.chat_template is None:
-            raise ValueError(f"{model}: its tokenizer has no chat template; name a chat model.")
-        self.special_tokens = special_tokens(self.tokenizer)
+        self.encoder = ChatEncoder(self.tokenizer, model)
         self.context_length: int = self.llm.model_config.max_model_len
         self.prompt_tokens = self.cached_tokens = 0
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """See [`TextGenerator.generate`]."""
-        encoded = [self._encode(chat) for chat in chats]
-        for index, ids in enumerate(encoded):
-            if len(ids) >= self.context_length:
-                raise PromptTooLongError(index, len(ids), self.context_length, chats[index][-1]["content"])
+        encoded = self.encoder.encode(chats, self.context_length)
         outputs = self.llm.generate(
             [{"prompt_token_ids": ids} for ids in encoded],
             [self._parameters(sampling, row, len(ids)) for row, ids in enumerate(encoded)],
@@ -84,10 +78,6 @@ class VLLMEngine:
     def prefix_cache_hit_rate(self) -> float:
         """Share of the prompts' tokens so far that the prefix cache spared."""
         return self.cached_tokens / max(1, self.prompt_tokens)
-
-    def _encode(self, chat: Chat) -> list[int]:
-        escaped = escape_special_tokens(chat, self.special_tokens)
-        return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
 
     def _parameters(self, sampling: SamplingParameters, row: int, prompt_tokens: int) -> SamplingParams:
         schema = sampling.json_schema

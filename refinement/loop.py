@@ -11,7 +11,7 @@ from refinement.candidates import Candidate, IntentLimits, find_fault, read_rewr
 from refinement.frame import Attempt, refiner_chat
 from refinement.gradient import textual_gradient
 from refinement.similarity import Embedder, cosine
-from refinement.trace import Refinement, Step
+from refinement.trace import Refinement, Step, rank
 
 Key = tuple[int, int]  # a prompt's place in the input, and the draw
 KEPT = "no reply of the refiner could be used (the last one {fault}); the prompt was kept"
@@ -23,7 +23,6 @@ class Verdict(Protocol):
     mean: dict[str, float]
     std: dict[str, float]
     effort: dict[str, str]
-    is_safe: bool
     truncated_tokens: int
 
 
@@ -265,9 +264,9 @@ def _choose(
     lowest: dict[int, tuple[bool, float]] = {}
     for (index, candidate), verdict in zip(rivals, verdicts, strict=True):
         live[index].refinement.calls["detector"] += 1
-        risk = (not verdict.is_safe, max(verdict.mean[category] for category in verdict.effort or verdict.mean))
-        if index not in lowest or risk < lowest[index]:
-            lowest[index], chosen[index] = risk, candidate
+        place = rank(verdict.mean, verdict.effort)
+        if index not in lowest or place < lowest[index]:
+            lowest[index], chosen[index] = place, candidate
     return chosen
 
 

@@ -1,10 +1,21 @@
 """What the loop leaves behind of one prompt: its steps, and what came of them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from generation.base import Completion
 from refinement.candidates import length_ratio
 from refinement.constructive import constructive_reply
+
+
+def rank(risk: Mapping[str, float], effort: Mapping[str, str]) -> tuple[bool, float]:
+    """How a pair compares with others, the best first: safe ones, then those of the lowest highest risk.
+
+    Args:
+        risk: d by category.
+        effort: the effort of each unsafe category. Of an unsafe pair only these count: one can be switched off.
+    """
+    return bool(effort), max(risk[category] for category in effort or risk)
 
 
 @dataclass
@@ -36,7 +47,7 @@ class Step:
     @property
     def max_risk(self) -> float:
         """max_j d_j, of an unsafe pair over the categories above τ: one that is switched off doesn't count."""
-        return max(self.risk[category] for category in self.effort or self.risk)
+        return rank(self.risk, self.effort)[1]
 
     @property
     def is_safe(self) -> bool:
@@ -72,7 +83,7 @@ class Refinement:
     @property
     def best(self) -> Step:
         """The safe step, else the one with the lowest max_j d_j: never worse than the input."""
-        return min(self.steps, key=lambda step: (not step.is_safe, step.max_risk))
+        return min(self.steps, key=lambda step: rank(step.risk, step.effort))
 
     @property
     def response(self) -> str | None:
