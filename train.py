@@ -37,7 +37,7 @@ from transformers.utils import logging
 
 from command_line import DataclassParser, UsageError, check_folders, run
 from corpora.beavertails import HUB_NAME, load_beavertails
-from corpora.mixture import drop_responses, label_weights, splice_safe, with_loss_weights
+from corpora.mixture import drop_responses, exchange_prompts, label_weights, splice_safe, with_loss_weights
 from corpora.registers import recast
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
@@ -100,6 +100,9 @@ class DataArguments:
     splice_share: float = field(
         default=0.0, metadata={"help": "Share of rows whose response gets a harmless one before or behind it."}
     )
+    exchange_share: float = field(
+        default=0.0, metadata={"help": "Share of harmful answers set under harmless prompts, and the other way round."}
+    )
     register_share: float = field(
         default=0.0, metadata={"help": "Share of prompts framed as role play, and of responses laid out anew."}
     )
@@ -112,7 +115,7 @@ class DataArguments:
     max_train_rows: int | None = field(default=None, metadata={"help": "Train on a random part of the mixture."})
 
     def __post_init__(self):
-        for name in ("safe_share", "prompt_only_share", "splice_share", "register_share"):
+        for name in ("safe_share", "prompt_only_share", "splice_share", "exchange_share", "register_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name} must lie in [0, 1), got {getattr(self, name)}.")
         if not 0 < self.validation_share < 1:
@@ -240,7 +243,11 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
         rows = round(len(train) * data_args.safe_share / (1 - data_args.safe_share))
         safe = sample_evenly([rest for rest, _ in splits], rows, seed)
         safe = with_loss_weights(safe, np.ones((len(safe), len(categories)), dtype=np.float32))
-        mixture = splice_safe(concatenate_datasets([mixture, safe]), safe, data_args.splice_share, seed)
+        exchanged = [
+            exchange_prompts(mixture, safe, data_args.exchange_share, seed),
+            exchange_prompts(safe, train, data_args.exchange_share, seed),
+        ]
+        mixture = splice_safe(concatenate_datasets(exchanged), safe, data_args.splice_share, seed)
     mixture = recast(mixture, data_args.register_share, seed).shuffle(seed=seed)
     if data_args.max_train_rows is not None:
         mixture = mixture.select(range(min(len(mixture), data_args.max_train_rows)))

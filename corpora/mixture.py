@@ -5,12 +5,36 @@ import random
 import numpy as np
 from datasets import Dataset, List, Value
 
+MIN_WORDS_ALONE = 12  # from here on, a response tells its risk without its prompt
+
 
 def drop_responses(dataset: Dataset, share: float, seed: int) -> Dataset:
     """Let the prompt stand alone in a share of the rows, labels kept: the risk that this prompt draws."""
     draw = random.Random(seed)
     responses = [None if draw.random() < share else response for response in dataset["response"]]
     return _with_response(dataset, responses)
+
+
+def exchange_prompts(dataset: Dataset, others: Dataset, share: float, seed: int) -> Dataset:
+    """Set the response under a prompt of other rows, in a share of the rows, labels kept.
+
+    With harmful answers under harmless prompts, and harmless ones under risky prompts, the answer decides. One of a few
+    words ("Yes, do.") means nothing without its own prompt, and keeps it.
+
+    Args:
+        dataset: the rows.
+        others: where the prompts come from.
+        share: in [0, 1], of the rows whose response stands alone.
+        seed: of the draw.
+    """
+    prompts = others["prompt"][:]
+    draw = random.Random(seed)
+
+    def exchange(row: dict) -> dict:
+        stands_alone = row["response"] is not None and len(row["response"].split()) >= MIN_WORDS_ALONE
+        return {"prompt": draw.choice(prompts) if stands_alone and draw.random() < share else row["prompt"]}
+
+    return dataset.map(exchange, load_from_cache_file=False)
 
 
 def splice_safe(dataset: Dataset, safe: Dataset, share: float, seed: int) -> Dataset:

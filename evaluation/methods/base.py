@@ -1,0 +1,69 @@
+"""What every method takes and gives: prompts in, answers with their traces out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One prompt that was put to the backbone, with its answer.
+
+    Args:
+        prompt: as the backbone read it.
+        response: what it answered.
+        risk: the detector's mean by category, where the method has a detector.
+        effort: the effort of each category above τ.
+        gradient: the feedback for the next step: a textual gradient, a critique.
+        note: what went wrong in making this step, if anything.
+    """
+
+    prompt: str
+    response: str
+    risk: Mapping[str, float] | None = None
+    effort: Mapping[str, str] | None = None
+    gradient: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method gives for one prompt.
+
+    Args:
+        response: the final answer; `None` after an error.
+        steps: how it came about, the first step first.
+        calls: model calls by role ("backbone", "refiner").
+        tokens: read and written in them ("prompt", "completion").
+        seconds: from the prompt's first call until its answer.
+        converged: whether the method itself found the answer safe; `None` for one that doesn't judge.
+        error: why there is no answer, if so.
+    """
+
+    response: str | None
+    steps: Sequence[TraceStep] = ()
+    calls: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    converged: bool | None = None
+    error: str | None = None
+
+
+class Method(Protocol):
+    """A way from prompts to answers.
+
+    Attributes:
+        name: as in the tables' keys, such as "lance-nr".
+        most_calls: most calls a prompt can cost, by role; what a dry run projects from.
+    """
+
+    name: str
+    most_calls: Mapping[str, int]
+
+    def answer(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+        """Answer all prompts.
+
+        Yields:
+            The place of a prompt and its answer, as soon as it is there; an error of one prompt is its answer's.
+        """
+        ...
