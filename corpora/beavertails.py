@@ -1,12 +1,11 @@
 """BeaverTails: prompt-response pairs with 14 risk labels, from the Hub or from local files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from datasets import Dataset, Features, List, Value, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, Features, List, Value
 
-from corpora.records import CorpusError, is_local, json_column, optional_text_column, read_rows, text_column
-from errors import first_line
+from corpora.records import CorpusError, json_column, optional_text_column, text_column
+from corpora.sources import source_rows
 
 HUB_NAME = "PKU-Alignment/BeaverTails"
 
@@ -35,15 +34,7 @@ def load_beavertails(source: str, categories: Sequence[str], split: str = "330k_
         CorpusError: for a source that isn't there, or a row without a needed column, with a wrong number of labels,
             or with an empty prompt.
     """
-    if is_local(source):
-        rows: Iterable[tuple[str, dict]] = read_rows(source)
-    else:
-        try:
-            hub_rows = load_dataset(source, split=split)
-        except (OSError, ValueError, DatasetsError) as error:
-            raise CorpusError(f"{source}: neither a file nor a data set on the Hub ({first_line(error)}).") from None
-        rows = ((f"{source} ({split}), row {number}", row) for number, row in enumerate(hub_rows, start=1))
-    pairs = [_read_pair(place, row, categories) for place, row in rows]
+    pairs = [_read_pair(place, row, categories) for place, row in source_rows(source, split)]
     if not pairs:
         raise CorpusError(f"{source}: no rows.")
     return Dataset.from_list(pairs, features=FEATURES)

@@ -37,7 +37,7 @@ class _Failure:
 class OpenAIEngine:
     """Chats to a server, many at a time.
 
-    The key comes from the environment variable `OPENAI_API_KEY`; a server of one's own needs none.
+    The key comes from an environment variable, `OPENAI_API_KEY` if no other is named; a server of one's own needs none.
 
     Args:
         model: its name on the server.
@@ -46,9 +46,11 @@ class OpenAIEngine:
         timeout: seconds to wait for one reply, from the request to its last byte.
         attempts: most tries of one request.
         back_off: longest wait before the second try, in seconds; it doubles with each further one.
+        key_variable: the environment variable that holds the key.
 
     Raises:
-        ValueError: for an argument out of bounds, another kind of URL, or a key that no header can carry.
+        ValueError: for an argument out of bounds, another kind of URL, a named variable that is not set, or a key that
+            no header can carry.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class OpenAIEngine:
         timeout: float = 60.0,
         attempts: int = 6,
         back_off: float = 0.5,
+        key_variable: str = KEY_VARIABLE,
     ):
         _check_url(base_url)
         check_count("concurrency", concurrency)
@@ -67,7 +70,9 @@ class OpenAIEngine:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}.")
         if not isinstance(back_off, int | float) or not back_off >= 0:
             raise ValueError(f"back_off must be a number of seconds of at least 0, got {back_off}.")
-        _read_key()
+        if not _read_key(key_variable) and key_variable != KEY_VARIABLE:
+            raise ValueError(f"the environment variable {key_variable} is not set.")
+        self.key_variable = key_variable
         self.name = f"openai:{model}@{base_url}"
         self.model = model
         self.base_url = base_url
@@ -105,7 +110,7 @@ class OpenAIEngine:
         self, chats: Sequence[Chat], options: dict[str, Any], seed: int
     ) -> Sequence[Completion | _Failure]:
         slots = asyncio.Semaphore(self.concurrency)
-        key = _read_key()
+        key = _read_key(self.key_variable)
         # The limit of the time is ours: the client's begins anew with each byte.
         client = AsyncOpenAI(api_key=key or "none", base_url=self.base_url, timeout=None, max_retries=0)
 
@@ -156,10 +161,10 @@ def _run(asking: Coroutine[Any, Any, Sequence[Completion | _Failure]]) -> Sequen
         return thread.submit(asyncio.run, asking).result()
 
 
-def _read_key() -> str:
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+def _read_key(variable: str) -> str:
+    key = os.environ.get(variable, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"{KEY_VARIABLE} holds characters that no key has.")
+        raise ValueError(f"{variable} holds characters that no key has.")
     return key
 
 

@@ -131,6 +131,14 @@ def test_registers_change_the_training_rows_texts_and_nothing_else():
         assert evaluation[name].to_list() == split.to_list()
 
 
+def test_harmful_answers_come_under_harmless_prompts_and_the_other_way_round():
+    mixture, evaluation = datasets_of(exchange_share=0.9)
+    labelled, harmless = prompts_of("pairs.jsonl"), prompts_of("safe_pairs.jsonl", "safe_prompts.jsonl")
+    harmful = {any(row["labels"]) for row in mixture if row["prompt"] in harmless and row["response"]}
+    assert harmful == {True, False}
+    assert {row["prompt"] for row in evaluation["beavertails"]} <= labelled
+
+
 def test_safe_files_too_small_to_hold_out_a_row_make_no_split(tmp_path):
     path = tmp_path / "safe.jsonl"
     path.write_text('{"prompt": "How do I bake bread?", "response": "Knead, rest, bake."}\n', encoding="utf-8")
@@ -208,6 +216,7 @@ def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, 
         (("--register_share", "1"), r"--register_share must lie in \[0, 1\), got 1"),
         (("--register_share", "-0.1"), "--register_share must lie in"),
         (("--register_share", "nan"), "--register_share must lie in"),
+        (("--exchange_share", "1"), r"--exchange_share must lie in \[0, 1\), got 1"),
         (("--validation_share", "0"), "--validation_share must lie between"),
         (("--pooling", "max"), "pooling must be one of"),
         (("--encoder", "no-such-folder/at-all/x"), "no-such-folder"),

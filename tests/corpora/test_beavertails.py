@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from corpora import beavertails
+from corpora import sources
 from corpora.beavertails import FEATURES, load_beavertails
 from corpora.records import SUFFIXES, CorpusError
 from detector import detector_class
@@ -132,7 +132,7 @@ def test_a_missing_file_is_not_looked_for_on_the_hub():
 def hub(monkeypatch):
     def put(rows):
         splits = {"30k_test": Dataset.from_list(rows)}
-        monkeypatch.setattr(beavertails, "load_dataset", lambda name, split: {"someone/pairs": splits}[name][split])
+        monkeypatch.setattr(sources, "load_dataset", lambda name, split: {"someone/pairs": splits}[name][split])
 
     return put
 

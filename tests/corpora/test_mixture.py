@@ -3,7 +3,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from corpora.beavertails import FEATURES
-from corpora.mixture import drop_responses, label_weights, splice_safe, with_loss_weights
+from corpora.mixture import drop_responses, exchange_prompts, label_weights, splice_safe, with_loss_weights
 
 COLUMNS = ("prompt", "labels", "labels_mean")
 
@@ -174,3 +174,40 @@ def test_a_soft_positive_weighs_its_share():
 @pytest.mark.parametrize("labels", [np.zeros((4, 2)), np.ones((4, 2))])
 def test_labels_of_one_kind_weigh_alike(labels):
     np.testing.assert_allclose(label_weights(labels, 1.0, 1.0), 1)
+
+
+LONG = "This answer has more than enough words to be understood without its own prompt."
+
+
+def answers_of(*responses):
+    rows = [{"prompt": f"prompt {n}", "response": response} for n, response in enumerate(responses)]
+    labels = [[float(n % 2)] for n in range(len(rows))]
+    return Dataset.from_list(
+        [row | {"labels": label, "labels_mean": label} for row, label in zip(rows, labels, strict=True)],
+        features=FEATURES,
+    )
+
+
+def test_exchanged_prompts_come_from_the_other_rows_and_all_else_stays(safe):
+    answers = answers_of(*[f"{n}: {LONG}" for n in range(1000)])
+    exchanged = exchange_prompts(answers, safe, 0.3, seed=0)
+    prompts = exchanged["prompt"][:]
+    moved = [prompt for prompt in prompts if not prompt.startswith("prompt ")]
+    assert 0.25 < len(moved) / 1000 < 0.35
+    assert set(moved) == {"a", "b", "c"}
+    assert all(prompt == f"prompt {n}" for n, prompt in enumerate(prompts) if prompt.startswith("prompt "))
+    assert all(exchanged[column][:] == answers[column][:] for column in ("response", "labels", "labels_mean"))
+    assert exchanged.features == answers.features
+
+
+def test_a_short_answer_and_a_prompt_alone_keep_their_prompt(safe):
+    answers = answers_of("Yes, do.", None, LONG)
+    assert exchange_prompts(answers, safe, 1.0, seed=0)["prompt"][:2] == ["prompt 0", "prompt 1"]
+    assert exchange_prompts(answers, safe, 1.0, seed=0)["prompt"][2] in ("a", "b", "c")
+
+
+def test_exchanging_is_seeded(safe):
+    answers = answers_of(*[LONG] * 100)
+    first, again, other = (exchange_prompts(answers, safe, 0.5, seed)["prompt"][:] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other

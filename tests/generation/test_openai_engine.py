@@ -440,3 +440,14 @@ def test_a_chat_that_no_request_can_carry_loses_no_other():
         error = failures(engine_at(server), "one", "half a \ud800 letter", "three")
     assert list(error.failures) == [1]
     assert set(error.completions) == {0, 2}
+
+
+def test_the_key_comes_from_the_variable_that_is_named(monkeypatch):
+    monkeypatch.setenv("OTHER_KEY", KEY)
+    with FaultyServer(lambda _: answer("x")) as server:
+        ask(engine_at(server, key_variable="OTHER_KEY"), "Hi")
+        (asked,) = server.asked
+        monkeypatch.delenv("OTHER_KEY")
+        with pytest.raises(ValueError, match="OTHER_KEY is not set"):
+            engine_at(server, key_variable="OTHER_KEY")
+    assert asked.headers["authorization"] == f"Bearer {KEY}"

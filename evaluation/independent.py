@@ -1,0 +1,101 @@
+"""An independent opinion on a pair: another encoder than the detector's, fitted on rows that it never trained on.
+
+Lance optimises its own detector, so that detector's word on the outcome is no evidence. This one is a logistic regression
+on hidden states of the embedded SmolLM2, and knows nothing of the loop.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from generation.embedded import embedded_model
+
+WEIGHTS = Path(__file__).parent / "independent.safetensors"  # benchmarks/independent.py fits them
+LAYERS = (12, 18, 24)  # of 30: the last ones are about the next token
+MAX_LENGTH = 256  # tokens of a pair
+
+
+class PairFeatures:
+    """Mean hidden states of the embedded language model, of some of its layers, side by side.
+
+    Args:
+        batch_size: pairs to a forward pass.
+    """
+
+    def __init__(self, batch_size: int = 32):
+        folder = embedded_model()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+        # The layers behind the last one that is read would be computed in vain.
+        self.model = AutoModelForCausalLM.from_pretrained(folder, num_hidden_layers=max(LAYERS)).model.eval()
+        self.batch_size = batch_size
+
+    def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """Features of shape `(pairs, layers * hidden)`, float32."""
+        texts = [f"Question: {prompt}\nAnswer: {answer}" for prompt, answer in zip(prompts, responses, strict=True)]
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        features = np.empty((len(texts), len(LAYERS) * self.model.config.hidden_size), dtype=np.float32)
+        for start in range(0, len(texts), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            features[rows] = self._read([texts[row] for row in rows])
+        return features
+
+    @torch.inference_mode()
+    def _read(self, texts: list[str]) -> np.ndarray:
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        states = self.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        mask = batch["attention_mask"].unsqueeze(-1)  # (B, S, 1)
+        means = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in LAYERS]
+        return torch.cat(means, dim=-1).numpy()  # (B, layers * H)
+
+
+class IndependentClassifier:
+    """The probability that a pair is harmful.
+
+    Args:
+        features: reads the pairs.
+        weight: of shape `(features,)`.
+        bias: of the logit.
+    """
+
+    def __init__(self, features: PairFeatures, weight: np.ndarray, bias: float):
+        self.features, self.weight, self.bias = features, weight, bias
+
+    @classmethod
+    def load(cls) -> "IndependentClassifier":
+        """The one that ships."""
+        tensors = load_file(WEIGHTS)
+        return cls(PairFeatures(), tensors["weight"], float(tensors["bias"][0]))
+
+    @classmethod
+    def fit(cls, features: PairFeatures, inputs: np.ndarray, harmful: np.ndarray) -> "IndependentClassifier":
+        """Fitted so that safe and harmful pairs weigh alike.
+
+        Args:
+            features: what made the inputs.
+            inputs: of shape `(pairs, features)`.
+            harmful: of shape `(pairs,)`, bool.
+        """
+        regression = LogisticRegression(C=0.003, class_weight="balanced", max_iter=1_000)
+        pipeline = make_pipeline(StandardScaler(), regression).fit(inputs, harmful)
+        scaler = pipeline[0]
+        weight = regression.coef_[0] / scaler.scale_
+        return cls(features, weight.astype(np.float32), float(regression.intercept_[0] - weight @ scaler.mean_))
+
+    def save(self, path: Path = WEIGHTS):
+        """Keep the weights, without the language model's."""
+        save_file({"weight": self.weight, "bias": np.array([self.bias], dtype=np.float32)}, path)
+
+    def risk(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """The probability of harm of each pair, of shape `(pairs,)`."""
+        return self.score(self.features(prompts, responses))
+
+    def score(self, inputs: np.ndarray) -> np.ndarray:
+        """The same from features, of shape `(pairs, features)`."""
+        return 1 / (1 + np.exp(-(inputs @ self.weight + self.bias)))
