@@ -2,8 +2,13 @@
 
     python evaluate_lance.py detection --test_file test.jsonl --xstest_prompts prompts.csv \
         --xstest_completions completions.csv --other_file other.jsonl --output_dir runs/detection
+    python evaluate_lance.py compare --config configs/paper.yaml --run_dir runs/paper --dry_run
+    python evaluate_lance.py compare --config configs/paper.yaml --run_dir runs/paper
+    python evaluate_lance.py report runs/paper
 
-`detection` scores the detector on labelled pairs and writes detection.json and detection.md.
+`detection` scores the detector on labelled pairs and writes detection.json and detection.md. `compare` lets every method
+of a study answer the same prompts, measures the answers and has them judged; run again, it goes on where it stopped.
+`report` writes a run's tables, plots and trace page into its folder report/.
 """
 
 import argparse
@@ -14,24 +19,50 @@ import transformers
 
 from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.beavertails import load_beavertails
+from corpora.evaluation_prompts import load_evaluation_prompts, sample_balanced
 from corpora.pairs import load_pairs
 from corpora.xstest import load_xstest_completions, load_xstest_prompts
 from detector import ROOT, load_detector
+from evaluation.assembly import most_calls
 from evaluation.detection import beavertails_report, other_domains_report, xstest_report
 from evaluation.detection_table import detection_markdown
+from evaluation.engine_pool import EnginePool
+from evaluation.independent import IndependentClassifier
+from evaluation.projection import project, projection_table
+from evaluation.provenance import describe_fixed, describe_session
+from evaluation.refusals import RefusalDetector
+from evaluation.report import write_report
+from evaluation.runner import collect_answers, collect_scores, take_measures
+from evaluation.store import RunStore
+from evaluation.study import load_study
+from refinement.similarity import SentenceEmbedder
+
+DETECTION = ROOT / "benchmarks" / "results" / "detection.json"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = OneLineErrors(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    detection = commands.add_parser("detection", help="score the detector on labelled pairs")
-    detection.add_argument("--detector", default=str(ROOT), help="a Lance checkpoint (default: this directory)")
-    detection.add_argument("--test_file", help="BeaverTails pairs with labels: a file, or a Hub data set's 30k_test")
-    detection.add_argument("--xstest_prompts", help="XSTest's prompts, csv")
-    detection.add_argument("--xstest_completions", help="XSTest's completions, csv; needs --xstest_prompts")
-    detection.add_argument("--other_file", help="pairs with prompt, response, is_safe and source")
-    detection.add_argument("--output_dir", type=Path, required=True, help="where the reports go")
+    scoring = commands.add_parser("detection", help="score the detector on labelled pairs")
+    scoring.add_argument("--test_file", help="BeaverTails pairs with labels: a file, or a Hub data set's 30k_test")
+    scoring.add_argument("--xstest_prompts", help="XSTest's prompts, csv")
+    scoring.add_argument("--xstest_completions", help="XSTest's completions, csv; needs --xstest_prompts")
+    scoring.add_argument("--other_file", help="pairs with prompt, response, is_safe and source")
+    scoring.add_argument("--output_dir", type=Path, required=True, help="where the reports go")
+    comparing = commands.add_parser("compare", help="let every method of a study answer the same prompts")
+    comparing.add_argument("--config", type=Path, required=True, help="a study, such as configs/paper.yaml")
+    comparing.add_argument("--run_dir", type=Path, required=True, help="where the run is kept")
+    comparing.add_argument("--prompts_file", help="prompts with their category, in place of the study's")
+    comparing.add_argument("--prompt_count", type=int, help="how many prompts, in place of the study's")
+    comparing.add_argument("--dry_run", action="store_true", help="print what it would cost at most, and stop")
+    for part in (scoring, comparing):
+        part.add_argument("--detector", default=str(ROOT), help="a Lance checkpoint (default: this directory)")
+    reporting = commands.add_parser("report", help="write a run's tables, plots and trace page")
+    reporting.add_argument("run_dir", type=Path, help="the run's folder")
+    reporting.add_argument(
+        "--detection", type=Path, default=DETECTION, help="a detection.json, for Table 3 (default: the embedded one's)"
+    )
     return parser
 
 
@@ -50,7 +81,7 @@ def detection(args: argparse.Namespace):
         raise UsageError(f"--output_dir {args.output_dir}: {error.strerror}.") from None
     detector = load_detector(args.detector)
     report: dict = {
-        "detector": "embedded" if args.detector == str(ROOT) else args.detector,
+        "detector": detector_name(args),
         "parameters": detector.num_parameters(),
     }
     if args.test_file is not None:
@@ -67,6 +98,50 @@ def detection(args: argparse.Namespace):
     print(markdown)
 
 
+def compare(args: argparse.Namespace):
+    """Run a study, or what is missing of it."""
+    given = {"prompts": args.prompts_file, "prompt_count": args.prompt_count}
+    study = load_study(args.config, **{name: value for name, value in given.items() if value is not None})
+    detector = load_detector(args.detector)
+    prompts = load_evaluation_prompts(study.prompts, detector.config.categories)
+    samples = sample_balanced(prompts, study.prompt_count, study.seed)
+    if args.dry_run:
+        print(projection_table(project(study, [sample.prompt for sample in samples], most_calls(study)), study.prices))
+        return
+    make_folder("--run_dir", args.run_dir)
+    embedder, pool = SentenceEmbedder(), EnginePool()
+    fixed = describe_fixed(study, samples, detector_name(args))
+    with RunStore(args.run_dir, fixed, describe_session(study)) as store:
+        collect_answers(study, samples, store, pool, detector, embedder, args.run_dir / "directions")
+        take_measures(store, detector, IndependentClassifier.load(), embedder, RefusalDetector.load())
+        collect_scores(study, store, pool)
+
+
+def report(args: argparse.Namespace):
+    """Write a run's report beside it."""
+    try:
+        detection_report = json.loads(args.detection.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"--detection {args.detection}: not a detection.json.") from None
+    make_folder("run_dir", args.run_dir / "report")
+    write_report(args.run_dir, args.run_dir / "report", detection_report)
+    print(args.run_dir / "report" / "report.md")
+
+
+def detector_name(args: argparse.Namespace) -> str:
+    """The detector as reports name it."""
+    return "embedded" if args.detector == str(ROOT) else args.detector
+
+
+COMMANDS = {"detection": detection, "compare": compare, "report": report}
+
+
+def main(args: argparse.Namespace):
+    """Run the command that was asked for."""
+    COMMANDS[args.command](args)
+
+
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
-    run("evaluate_lance.py", lambda: detection(make_parser().parse_args()))
+    transformers.logging.disable_progress_bar()
+    run("evaluate_lance.py", lambda: main(make_parser().parse_args()))

@@ -78,7 +78,7 @@ class Study:
     max_steps: int = 5
     risk_threshold: float = 0.3
     candidates: int = 1
-    repe_coefficient: float = 0.5
+    repe_coefficient: float = 0.05
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -103,6 +103,18 @@ class Study:
         if backbone.commercial:
             return ["vanilla"]
         return [method for method in self.methods if method != "instruct" or backbone.instruct is not None]
+
+    def engine_of(self, method: str, backbone: Backbone, role: str) -> str:
+        """The spelling of the engine that a method asks.
+
+        Args:
+            method: one of `METHODS`.
+            backbone: the model studied.
+            role: `"backbone"` or `"refiner"`.
+        """
+        if role == "refiner":
+            return self.coarse_refiner or self.refiner if method == "lance-nf" else self.refiner
+        return {"instruct": backbone.instruct, "repe": backbone.repe}.get(method) or backbone.engine
 
     def as_config(self) -> dict[str, Any]:
         """The study as the manifest keeps it."""

@@ -1,0 +1,100 @@
+"""The compared methods, put together as a study says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evaluation.engine_pool import EnginePool
+from evaluation.methods.base import Method
+from evaluation.methods.instruct import Instruct
+from evaluation.methods.lance import Lance
+from evaluation.methods.lance_nf import LanceNf
+from evaluation.methods.lance_nr import LanceNr
+from evaluation.methods.repe import RepE
+from evaluation.methods.selfrefine import SelfRefine
+from evaluation.methods.sysprompt import SysPrompt
+from evaluation.methods.vanilla import Vanilla
+from evaluation.study import Backbone, Study
+from generation.base import SamplingParameters
+from refinement.demonstrations import DEMONSTRATIONS, load_demonstrations
+from refinement.frame import EXAMPLES
+from refinement.loop import Detector, RefinementParameters
+from refinement.similarity import Embedder
+
+DIRECTION_PAIRS = 256  # of a risky prompt and its harmless rewrite, that tell RepE's direction
+REWRITE_TOKENS = 256
+
+
+def build_method(
+    name: str,
+    backbone: Backbone,
+    study: Study,
+    pool: EnginePool,
+    detector: Detector,
+    embedder: Embedder,
+    cache: Path,
+) -> Method:
+    """One method on one backbone, with the engines that it needs loaded.
+
+    Args:
+        name: one of `evaluation.study.METHODS`.
+        backbone: answers.
+        study: says the rest.
+        pool: loads the engines.
+        detector: Lance's.
+        embedder: Lance's.
+        cache: the folder that keeps RepE's directions.
+    """
+    answer = SamplingParameters(max_new_tokens=study.max_new_tokens, seed=study.seed)
+    rewrite = SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=study.seed)
+    engine = pool.get(study.engine_of(name, backbone, "backbone"))
+    if name == "vanilla":
+        return Vanilla(engine, answer)
+    if name == "instruct":
+        return Instruct(engine, answer)
+    if name == "sysprompt":
+        return SysPrompt(engine, answer)
+    if name == "selfrefine":
+        return SelfRefine(engine, answer, study.max_steps)
+    if name == "repe":
+        steered: Any = engine  # RepE itself refuses another kind than it can steer
+        return RepE(steered, answer, *direction_prompts(), cache, coefficient=study.repe_coefficient)
+    refiner = study.engine_of(name, backbone, "refiner")
+    if name == "lance-nf":
+        return LanceNf(engine, pool.get(refiner), answer, rewrite, study.max_steps)
+    method = {"lance": Lance, "lance-nr": LanceNr}[name]
+    return method(engine, pool.get(refiner, adapted=True), detector, embedder, loop_parameters(study))
+
+
+def loop_parameters(study: Study) -> RefinementParameters:
+    """How Lance's loop goes."""
+    return RefinementParameters(
+        max_steps=study.max_steps,
+        risk_threshold=study.risk_threshold,
+        candidates=study.candidates,
+        shots=0 if study.refiner == "embedded" else len(EXAMPLES),  # the embedded one was trained without
+        answer=SamplingParameters(max_new_tokens=study.max_new_tokens, seed=study.seed),
+        rewrite=SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=study.seed),
+    )
+
+
+def direction_prompts() -> tuple[list[str], list[str]]:
+    """Risky prompts, and the harmless rewrite of each: they differ in the risk and share the topic."""
+    severe = [
+        demonstration
+        for demonstration in load_demonstrations(DEMONSTRATIONS)
+        if "Severe" in demonstration.effort.values()
+    ][:DIRECTION_PAIRS]
+    return [pair.prompt for pair in severe], [pair.refined for pair in severe]
+
+
+def most_calls(study: Study) -> Mapping[str, Mapping[str, int]]:
+    """The most calls that a prompt can cost, by method and role; no engine is loaded for it."""
+    none: Any = None
+    sampling = SamplingParameters()
+    methods: list[Any] = [
+        *(Vanilla, SysPrompt, Instruct, RepE, SelfRefine(none, sampling, study.max_steps)),
+        LanceNf(none, none, sampling, sampling, study.max_steps),
+        *(kind(none, none, none, none, loop_parameters(study)) for kind in (Lance, LanceNr)),
+    ]
+    return {method.name: method.most_calls for method in methods}

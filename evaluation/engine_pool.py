@@ -1,0 +1,31 @@
+"""The engines of a study: each loaded once, at its first use, and let go when no later part needs it."""
+
+import gc
+from collections.abc import Collection
+
+from generation.base import TextGenerator
+from generation.engines import EMBEDDED_ADAPTER, load_engine
+
+
+class EnginePool:
+    """Engines by spelling."""
+
+    def __init__(self) -> None:
+        self._engines: dict[tuple[str, bool], TextGenerator] = {}
+
+    def get(self, spelling: str, adapted: bool = False) -> TextGenerator:
+        """The engine, loaded if it isn't there.
+
+        Args:
+            spelling: as `generation.engines.SPELLINGS` has it.
+            adapted: whether the embedded model, if that is named, is wanted as the fine-tuned refiner.
+        """
+        key = spelling, adapted
+        if key not in self._engines:
+            self._engines[key] = load_engine(spelling, str(EMBEDDED_ADAPTER) if adapted else None)
+        return self._engines[key]
+
+    def keep_only(self, spellings: Collection[str]):
+        """Let all others go: two models of 8 B seldom fit one GPU."""
+        self._engines = {key: engine for key, engine in self._engines.items() if key[0] in spellings}
+        gc.collect()

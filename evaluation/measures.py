@@ -1,0 +1,61 @@
+"""What is said of an answer without a judge: two classifiers' risk, closeness to the question, rigid refusal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from refinement.loop import Detector
+from refinement.similarity import Embedder, cosine
+
+
+class RiskClassifier(Protocol):
+    """What is needed of the independent classifier."""
+
+    def risk(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """The probability of harm of each pair."""
+        ...
+
+
+class Refusals(Protocol):
+    """What is needed of the refusal detector."""
+
+    def detect(self, responses: Sequence[str]) -> Sequence[bool]:
+        """Whether each response is a template refusal."""
+        ...
+
+
+def final_pair(answer: Mapping) -> tuple[str, str]:
+    """The answer, and the prompt that it answers: a rewritten one, or the user's own.
+
+    A constructive reply comes from no step: it answers the user.
+    """
+    prompts = [step["prompt"] for step in answer["steps"] if step["response"] == answer["response"]]
+    return (prompts[0] if prompts else answer["prompt"]), answer["response"]
+
+
+def measure(
+    answers: Sequence[Mapping],
+    detector: Detector,
+    independent: RiskClassifier,
+    embedder: Embedder,
+    refusals: Refusals,
+) -> list[dict]:
+    """The measures of each answer, as a record's fields.
+
+    Args:
+        answers: records without an error.
+        detector: Lance's own; its word is in-loop, since Lance optimises it.
+        independent: the classifier that the loop doesn't know.
+        embedder: for the cosine of the answer to the user's question.
+        refusals: the refusal detector.
+    """
+    prompts, responses = zip(*map(final_pair, answers), strict=True)
+    risks = [max(verdict.mean.values()) for verdict in detector.assess(prompts, responses)]
+    columns = {
+        "detector_risk": risks,
+        "independent_risk": [float(risk) for risk in independent.risk(prompts, responses)],
+        "answer_similarity": cosine(embedder, [answer["prompt"] for answer in answers], responses),
+        "rigid_refusal": [bool(refused) for refused in refusals.detect(responses)],
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,0 +1,83 @@
+"""What a study would cost at most, before anything is spent: calls, tokens and dollars, engine by engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluation.formats import Cell, Figure, markdown_table
+from evaluation.judge import MAX_NEW_TOKENS, RUBRICS
+from evaluation.study import Study
+
+CHARACTERS_PER_TOKEN = 4  # of English, roughly
+FRAME_TOKENS = 600  # instructions and examples of a refiner or a judge, roughly
+
+
+@dataclass
+class Projection:
+    """The most that one engine would be asked for.
+
+    Args:
+        engine: its spelling.
+        calls: requests.
+        read: tokens read.
+        written: tokens written.
+    """
+
+    engine: str
+    calls: int = 0
+    read: int = 0
+    written: int = 0
+
+    def add(self, calls: int, read: int, written: int):
+        """Count more calls, each with the tokens that it reads and writes."""
+        self.calls += calls
+        self.read += calls * read
+        self.written += calls * written
+
+    def dollars(self, prices: Mapping[str, tuple[float, float]]) -> float | None:
+        """What that costs; `None` without a price for the engine."""
+        if self.engine not in prices:
+            return None
+        per_read, per_written = prices[self.engine]
+        return (self.read * per_read + self.written * per_written) / 1e6
+
+
+def project(
+    study: Study,
+    prompts: Sequence[str],
+    most_calls: Mapping[str, Mapping[str, int]],
+) -> list[Projection]:
+    """Upper bounds by engine: every loop goes to its last step, every answer to its last token.
+
+    Args:
+        study: what would run.
+        prompts: the sampled prompts.
+        most_calls: by method, the most calls that a prompt can cost, by role.
+    """
+    totals: dict[str, Projection] = {}
+    prompt_tokens = sum(map(len, prompts)) // (CHARACTERS_PER_TOKEN * len(prompts)) + 1
+    read = FRAME_TOKENS + prompt_tokens + study.max_new_tokens  # a critique and a judge read the answer, too
+    for backbone in study.backbones:
+        methods = study.methods_of(backbone)
+        for method in methods:
+            for role, calls in most_calls[method].items():
+                engine = study.engine_of(method, backbone, role)
+                totals.setdefault(engine, Projection(engine)).add(calls * len(prompts), read, study.max_new_tokens)
+        for judge in study.judges:
+            scores = len(methods) * len(RUBRICS) * len(prompts)
+            totals.setdefault(judge, Projection(judge)).add(scores, read, MAX_NEW_TOKENS)
+    return [*totals.values()]
+
+
+def projection_table(rows: Sequence[Projection], prices: Mapping[str, tuple[float, float]]) -> str:
+    """The upper bounds as a Markdown table, with their sum where every engine has a price."""
+    costs = [row.dollars(prices) for row in rows]
+    known = [cost for cost in costs if cost is not None]
+    cells: list[list[Cell]] = [
+        [row.engine, row.calls, row.read, row.written, None if cost is None else Figure(cost)]
+        for row, cost in zip(rows, costs, strict=True)
+    ]
+    total = Figure(sum(known)) if len(known) == len(rows) else None
+    sums = [sum(row.calls for row in rows), sum(row.read for row in rows), sum(row.written for row in rows)]
+    return markdown_table(
+        ["engine", "calls, at most", "tokens read", "tokens written", "dollars"], [*cells, ["all", *sums, total]]
+    )

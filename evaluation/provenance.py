@@ -1,0 +1,48 @@
+"""Where a run's figures come from: the study, its prompts, the code and the libraries."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from corpora.evaluation_prompts import EvaluationPrompt
+from evaluation.study import Study
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("torch", "transformers", "peft", "openai", "numpy")
+
+
+def describe_session(study: Study) -> dict[str, Any]:
+    """One opening of a run, as its manifest keeps it."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": study.as_config(),
+        "commit": _commit(),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def describe_fixed(study: Study, samples: Sequence[EvaluationPrompt], detector: str) -> dict[str, Any]:
+    """What may not change within a run.
+
+    Args:
+        study: says how answers come about.
+        samples: the prompts, in their order.
+        detector: the checkpoint's name or folder.
+    """
+    content = json.dumps([sample._asdict() for sample in samples], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return study.fixed() | {"detector": detector, "prompts_sha256": digest}
+
+
+def _commit() -> str | None:
+    """The code's git commit; `None` where it is no clone."""
+    try:
+        command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
