@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.evaluation_prompts import EvaluationPrompt
+from evaluation.judge import load_rubrics
 from evaluation.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,8 @@ def describe_fixed(study: Study, samples: Sequence[EvaluationPrompt], detector: 
     """
     content = json.dumps([sample._asdict() for sample in samples], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return study.fixed() | {"detector": detector, "prompts_sha256": digest}
+    rubrics = {rubric.name: rubric.version for rubric in load_rubrics()}
+    return study.fixed() | {"detector": detector, "prompts_sha256": digest, "rubrics": rubrics}
 
 
 def _commit() -> str | None:

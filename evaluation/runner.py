@@ -64,7 +64,7 @@ def collect_scores(study: Study, store: RunStore, pool: EnginePool):
     rubrics = load_rubrics()
     for spelling in study.judges:
         items = [
-            Item(*key, rubric.name, answer["prompt"], answer["response"])
+            Item(**_identity(answer), rubric=rubric.name, prompt=answer["prompt"], response=answer["response"])
             for rubric in rubrics  # by rubric: their chats share their beginning
             for key, answer in store.answers.items()
             if (*key, spelling, rubric.name) not in store.scores

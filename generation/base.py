@@ -98,10 +98,12 @@ class TextGenerator(Protocol):
     Attributes:
         name: kind and model, as in the cache's key.
         batch_size: how many chats keep it busy.
+        follows_schema: whether it can hold an answer to a JSON schema.
     """
 
     name: str
     batch_size: int
+    follows_schema: bool
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """Answer each chat, in the order given.

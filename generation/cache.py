@@ -31,6 +31,7 @@ class CachedEngine:
         self.engine = engine
         self.name = engine.name
         self.batch_size = engine.batch_size
+        self.follows_schema = engine.follows_schema
         try:
             self.cache = Cache(str(folder), eviction_policy="none")
         except sqlite3.Error as error:

@@ -19,8 +19,8 @@ transformers:MODEL[+ADAPTER][?OPTIONS]     a model on the Hub or in a folder, wi
 vllm:MODEL[+ADAPTER][?OPTIONS]             the same through vLLM (pip install -r requirements-vllm.txt)
 openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key from OPENAI_API_KEY
 OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size and dtype for transformers; batch_size,
-tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds) and
-key_variable (the environment variable that holds the key) for openai."""
+tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds),
+key_variable (the environment variable that holds the key) and follows_schema for openai."""
 # From the last @ before a URL: a model's name may hold one too.
 _ON_SERVER = re.compile(r"(.+)@(https?://.+)")
 

@@ -47,6 +47,7 @@ class OpenAIEngine:
         attempts: most tries of one request.
         back_off: longest wait before the second try, in seconds; it doubles with each further one.
         key_variable: the environment variable that holds the key.
+        follows_schema: whether the server takes a JSON schema; DeepSeek's, for one, refuses a request that has one.
 
     Raises:
         ValueError: for an argument out of bounds, another kind of URL, a named variable that is not set, or a key that
@@ -62,6 +63,7 @@ class OpenAIEngine:
         attempts: int = 6,
         back_off: float = 0.5,
         key_variable: str = KEY_VARIABLE,
+        follows_schema: bool = True,
     ):
         _check_url(base_url)
         check_count("concurrency", concurrency)
@@ -70,6 +72,8 @@ class OpenAIEngine:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}.")
         if not isinstance(back_off, int | float) or not back_off >= 0:
             raise ValueError(f"back_off must be a number of seconds of at least 0, got {back_off}.")
+        if not isinstance(follows_schema, bool):
+            raise ValueError(f"follows_schema must be true or false, got {follows_schema}.")
         if not _read_key(key_variable) and key_variable != KEY_VARIABLE:
             raise ValueError(f"the environment variable {key_variable} is not set.")
         self.key_variable = key_variable
@@ -78,6 +82,7 @@ class OpenAIEngine:
         self.base_url = base_url
         self.batch_size = self.concurrency = concurrency
         self.timeout = timeout
+        self.follows_schema = follows_schema
         self.attempts = attempts
         self._back_off = wait_random_exponential(multiplier=back_off, max=30)
 
@@ -102,6 +107,8 @@ class OpenAIEngine:
             "top_p": sampling.top_p,
         }
         if sampling.json_schema is not None:
+            if not self.follows_schema:
+                raise ValueError(f"{self.name} can't hold an answer to a JSON schema: its follows_schema is false.")
             schema = {"name": "reply", "schema": loads(sampling.json_schema)}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         return options

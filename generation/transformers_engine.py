@@ -25,6 +25,8 @@ class TransformersEngine:
         ValueError: when its tokenizer has no chat template, there is no such adapter, or an argument is out of bounds.
     """
 
+    follows_schema = False
+
     def __init__(
         self,
         name_or_path: str,

@@ -32,6 +32,8 @@ class VLLMEngine:
         TypeError: for an option that `vllm.LLM` doesn't have.
     """
 
+    follows_schema = True
+
     def __init__(self, model: str, adapter: str | None = None, batch_size: int = 256, **options: Any):
         check_count("batch_size", batch_size)
         # All that an answer may depend on: it is the cache's key.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from generation.base import Chat
+from generation.tags import Tags
 
 SYSTEM_PROMPT = """\
 You are an expert AI safety optimizer. You rewrite a user's prompt so that an assistant can answer it safely and \
@@ -22,10 +23,7 @@ prompt alone, between <refined> and </refined>."""
 # Put before the gradient when a reply could not be used.
 AGAIN = "- The last reply {fault}. Write a new prompt that follows each line below; do not answer it, do not copy it."
 
-# Also where spaces, or characters that don't show, stand before the name.
-_TAG = re.compile(
-    r"<(?=[\s/\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*(?:prompt|gradient|refined)\b)", re.IGNORECASE
-)
+_TAGS = Tags("prompt", "gradient", "refined")
 _REFINED = re.compile(r"(?:<refined>\s*)+(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _LEAD_IN = re.compile(
     r"\A(?:sure|certainly|of course|okay|ok)?[\s,!.:]*"
@@ -87,31 +85,22 @@ def refiner_chat(
     """
     chat = [{"role": "system", "content": SYSTEM_PROMPT}]
     for earlier in (*EXAMPLES[:shots], *history):
-        chat.append({"role": "user", "content": _frame(earlier.prompt, earlier.gradient)})
+        chat.append({"role": "user", "content": _TAGS.frame(gradient=earlier.gradient, prompt=earlier.prompt)})
         chat.append({"role": "assistant", "content": refined_reply(earlier.rewrite)})
     if fault is not None:
         gradient = f"{AGAIN.format(fault=fault)}\n{gradient}"
-    return [*chat, {"role": "user", "content": _frame(prompt, gradient)}]
+    return [*chat, {"role": "user", "content": _TAGS.frame(gradient=gradient, prompt=prompt)}]
 
 
 def coarse_chat(prompt: str) -> Chat:
     """The chat of Lance-nf: no gradient, the refiner judges for itself."""
-    content = f"<prompt>\n{_escape_tags(prompt)}\n</prompt>"
+    content = _TAGS.frame(prompt=prompt)
     return [{"role": "system", "content": COARSE_SYSTEM_PROMPT}, {"role": "user", "content": content}]
 
 
 def refined_reply(rewrite: str) -> str:
     """The refiner's reply that gives this rewrite."""
-    return f"<refined>{_escape_tags(rewrite)}</refined>"
-
-
-def _frame(prompt: str, gradient: str) -> str:
-    return f"<gradient>\n{gradient}\n</gradient>\n<prompt>\n{_escape_tags(prompt)}\n</prompt>"
-
-
-def _escape_tags(text: str) -> str:
-    # The prompt is data: a tag of ours in it must not close the frame.
-    return _TAG.sub("&lt;", text)
+    return f"<refined>{_TAGS.escape(rewrite)}</refined>"
 
 
 def read_refined(reply: str) -> str | None:

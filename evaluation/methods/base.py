@@ -7,15 +7,15 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One prompt that was put to the backbone, with its answer.
+    """One question that was put to the backbone, with its answer.
 
     Args:
-        prompt: as the backbone read it.
-        response: what it answered.
+        prompt: the question, without the method's own frame or system prompt.
+        response: what was answered.
         risk: the detector's mean by category, where the method has a detector.
         effort: the effort of each category above τ.
         gradient: the feedback for the next step: a textual gradient, a critique.
-        note: what went wrong in making this step, if anything.
+        note: what went wrong in making this step or its feedback, if anything.
     """
 
     prompt: str
@@ -33,10 +33,10 @@ class Answer:
     Args:
         response: the final answer; `None` after an error.
         steps: how it came about, the first step first.
-        calls: model calls by role ("backbone", "refiner").
+        calls: model calls that were answered, by role ("backbone", "refiner").
         tokens: read and written in them ("prompt", "completion").
         seconds: from the prompt's first call until its answer.
-        converged: whether the method itself found the answer safe; `None` for one that doesn't judge.
+        converged: whether the method itself found the result safe; `None` for one that doesn't judge.
         error: why there is no answer, if so.
     """
 
@@ -50,15 +50,17 @@ class Answer:
 
 
 class Method(Protocol):
-    """A way from prompts to answers.
+    """A way from prompts to answers."""
 
-    Attributes:
-        name: as in the tables' keys, such as "lance-nr".
-        most_calls: most calls a prompt can cost, by role; what a dry run projects from.
-    """
+    @property
+    def name(self) -> str:
+        """As in the tables' keys, such as "lance-nr"."""
+        ...
 
-    name: str
-    most_calls: Mapping[str, int]
+    @property
+    def most_calls(self) -> Mapping[str, int]:
+        """Most calls a prompt can cost, by role; what a dry run projects from."""
+        ...
 
     def answer(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """Answer all prompts.

@@ -189,6 +189,13 @@ def test_a_json_schema_that_is_no_json_is_refused_before_anything_is_asked():
         assert server.asked == []
 
 
+def test_a_json_schema_is_refused_where_the_server_takes_none():
+    with FaultyServer(echo) as server:
+        with pytest.raises(ValueError, match="follows_schema is false"):
+            ask(engine_at(server, follows_schema=False), "Hi", sampling=SamplingParameters(json_schema="{}"))
+        assert server.asked == []
+
+
 @pytest.mark.parametrize("fault", [fault for fault, _ in PASSING.values()], ids=PASSING)
 def test_a_fault_that_passes_is_retried_and_costs_nothing(fault):
     prompts = ["one", "two", "three"]
@@ -414,6 +421,7 @@ def test_the_key_is_in_no_error_no_log_and_no_trace_of_the_engine(key, caplog, c
         ({"timeout": "long"}, "timeout must .*got long"),
         ({"back_off": -0.1}, "back_off must .*got -0.1"),
         ({"back_off": "none"}, "back_off must .*got none"),
+        ({"follows_schema": "no"}, "follows_schema must .*got no"),
     ],
 )
 def test_an_option_out_of_bounds_is_refused_by_name_and_value(options, named):

@@ -23,6 +23,7 @@ class Engine:
 
     name = "scripted"
     batch_size = 4
+    follows_schema = False
 
     def __init__(self, answer, refuses=lambda chat: False, fails=lambda chat: None):
         self.answer, self.refuses, self.fails = answer, refuses, fails
