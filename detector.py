@@ -1,7 +1,9 @@
 """The one road to the detector: its class as the Hub's users get it, and a checked load of a checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -36,3 +38,25 @@ def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from None
     raise DetectorError(f"{name_or_path}: a {fields.get('model_type')!r} checkpoint, not Lance's.")
+
+
+def average_checkpoints(names_or_paths: Sequence[str | Path]) -> PreTrainedModel:
+    """The mean of several checkpoints' weights, with the first one's configuration.
+
+    Runs that start from the same encoder and the same fresh heads end near enough to each other for their mean to be a
+    model, and a steadier one (Wortsman et al., 2022, Model soups).
+
+    Args:
+        names_or_paths: checkpoints trained from one encoder with one seed.
+
+    Raises:
+        DetectorError: when one can't be loaded, or has other tensors than the first.
+    """
+    models = [load_detector(name) for name in names_or_paths]
+    states = [model.state_dict() for model in models]
+    for name, state in zip(names_or_paths, states, strict=True):
+        if {key: tensor.shape for key, tensor in state.items()} != {key: t.shape for key, t in states[0].items()}:
+            raise DetectorError(f"{name}: its tensors are not those of {names_or_paths[0]}, so they have no mean.")
+    mean = {key: torch.stack([state[key].float() for state in states]).mean(0).to(states[0][key]) for key in states[0]}
+    models[0].load_state_dict(mean)
+    return models[0]

@@ -9,6 +9,10 @@ On local files, with harmless rows against false alarms (`make checkpoint` holds
     python train.py --encoder ENCODER --train_file pairs.jsonl --safe_file safe_pairs.jsonl safe_prompts.jsonl \
         --output_dir runs/detector --num_train_epochs 3 --learning_rate 1e-4
 
+The mean of several runs' weights, calibrated anew on the same validation split:
+
+    python train.py --average runs/first runs/second --train_file ... --safe_file ... --output_dir runs/mean
+
 All of `TrainingArguments` applies: `--bf16`, `--resume_from_checkpoint`, `--push_to_hub`, `torchrun train.py ...`.
 """
 
@@ -41,7 +45,7 @@ from corpora.mixture import drop_responses, exchange_prompts, label_weights, spl
 from corpora.registers import recast
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
-from detector import ROOT, detector_class
+from detector import ROOT, average_checkpoints, detector_class
 from errors import first_line
 from evaluation.calibration import best_balanced_threshold, fit_platt
 
@@ -67,6 +71,10 @@ class ModelArguments:
     )
     half_precision: bool = field(default=False, metadata={"help": "Save the final weights as float16."})
     early_stopping_patience: int = field(default=2, metadata={"help": "Evaluations without a gain before stopping."})
+    average: list[str] = field(
+        default_factory=list,
+        metadata={"help": "In place of training: calibrate and save the mean of these checkpoints' weights."},
+    )
 
     def __post_init__(self):
         if self.encoder_dropout is not None and not 0 <= self.encoder_dropout < 1:
@@ -321,7 +329,7 @@ def main(
     """Train, calibrate on validation, save, and push where asked."""
     check_folders(training_args)
     set_seed(training_args.seed)
-    model = build_model(model_args, loss_args)
+    model = average_checkpoints(model_args.average) if model_args.average else build_model(model_args, loss_args)
     mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
     # Sorted: a batch of like lengths holds little padding.
     splits = {name: encode(rows, model).sort("length", reverse=True) for name, rows in evaluation.items()}
@@ -337,7 +345,8 @@ def main(
         compute_metrics=make_compute_metrics(),
         callbacks=[early_stopping] if training_args.load_best_model_at_end else [],
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if not model_args.average:
+        trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     calibrate(trainer, splits)
     metrics = {"binary_threshold": model.config.binary_threshold}
     for name, rows in splits.items():

@@ -69,6 +69,21 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_encoder, tmp_path):
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_the_mean_of_checkpoints_is_calibrated_and_saved_and_not_trained(tiny_encoder, tiny_detector, tmp_path):
+    run_main(tiny_encoder, tmp_path, "--average", str(tiny_detector), str(tiny_detector))
+    saved, before = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_detector))
+    untouched = [name for name in before if not name.startswith("rejection_head")]
+    assert untouched
+    for name in untouched:
+        torch.testing.assert_close(saved[name], before[name])
+    assert not [*tmp_path.glob("checkpoint-*")]
+    metrics = json.loads((tmp_path / "validation_metrics.json").read_text())
+    assert (
+        AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config.binary_threshold
+        == metrics["binary_threshold"]
+    )
+
+
 def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
     run_main(tiny_encoder, tmp_path, "--num_train_epochs", "1", "--lora_r", "4")
     trained = load_file(tmp_path / "model.safetensors")
