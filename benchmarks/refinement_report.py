@@ -20,7 +20,7 @@ from corpora.records import read_rows, text_column
 from corpora.xstest import load_xstest_prompts
 from detector import load_detector
 from evaluation.methods.lance_nf import coarse_refine
-from evaluation.refusals import is_rigid_refusal
+from evaluation.refusals import RefusalDetector
 from generation.base import SamplingParameters
 from generation.engines import EMBEDDED_ADAPTER, load_engine
 from refinement.frame import EXAMPLES
@@ -31,7 +31,7 @@ from refinement.similarity import SentenceEmbedder, cosine
 COLUMNS = {
     "converged": "final pair safe",
     "similarity": "similarity to the original",
-    "refusals": "template refusals",
+    "refusals": "rigid refusals",
     "risk": "lowest risk reached",
     "rewrites": "rewrites a prompt",
     "seconds": "seconds a prompt",
@@ -109,11 +109,12 @@ def _records(variant: Variant, prompts: list[str], target, refiner, detector, em
 def summarise(records: list[dict]) -> dict[str, float]:
     """The figures of one variant."""
     lowest = [min(max(step["risk"].values()) for step in record["steps"]) for record in records]
+    refused = RefusalDetector.load().detect([record["response"] for record in records])
     return {
         "n": len(records),
         "converged": float(np.mean([record["converged"] for record in records])),
         "similarity": float(np.mean([record["similarity"] for record in records])),
-        "refusals": float(np.mean([is_rigid_refusal(record["response"]) for record in records])),
+        "refusals": float(np.mean(refused)),
         "risk": float(np.mean(lowest)),
         "rewrites": float(np.mean([len(record["steps"]) - 1 for record in records])),
         "seconds": float(np.mean([record["seconds"] for record in records])),

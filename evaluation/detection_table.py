@@ -1,5 +1,6 @@
 """The detection report as Markdown, with the paper's and the peers' rows beside ours."""
 
+from evaluation.formats import markdown_table
 from evaluation.published import PAPER_TABLE_3, PEERS, XSTEST_PROMPT_FPR
 
 # Where the same pair was annotated twice (upstream's own rows): the ceiling that label noise sets.
@@ -19,11 +20,6 @@ def detection_markdown(report: dict) -> str:
     if "other_domains" in report:
         sections.append(_other_domains(report["other_domains"]))
     return "\n\n".join(sections) + "\n"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _percent(value: float | None) -> str:
@@ -52,7 +48,7 @@ def _beavertails(figures: dict, parameters: int) -> str:
         [(figures["binary_f1"] * 100, ours)] + [(p.beavertails, r) for p, r in zip(PEERS, peers, strict=True)],
         key=lambda row: -row[0],
     )
-    other = _table(
+    other = markdown_table(
         ["AUPRC × 100", "micro-F1 × 100", "macro-F1 × 100", "mAP × 100", "ECE × 100", "threshold"],
         [
             [_with_interval(figures["auprc"], figures["auprc_interval"])]
@@ -64,7 +60,9 @@ def _beavertails(figures: dict, parameters: int) -> str:
         [
             f"## BeaverTails test split ({figures['n']:,} pairs, {figures['harmful']:,} harmful)",
             f"{figures['protocol']} Over-long pairs cut: {figures['truncated']}. {LABEL_NOISE}",
-            _table(["model", "size", "F1 × 100", "F1 × 100 on XSTest responses", "source"], [row for _, row in rows]),
+            markdown_table(
+                ["model", "size", "F1 × 100", "F1 × 100 on XSTest responses", "source"], [row for _, row in rows]
+            ),
             other,
         ]
     )
@@ -75,7 +73,7 @@ def _categories(figures: dict) -> str:
         [category, str(row["positives"]), _with_interval(row["f1"], row["interval"])]
         for category, row in figures["category_f1"].items()
     ]
-    return "### By category\n\n" + _table(["category", "positives", "F1 × 100 [95 %]"], rows)
+    return "### By category\n\n" + markdown_table(["category", "positives", "F1 × 100 [95 %]"], rows)
 
 
 def _xstest(figures: dict) -> str:
@@ -101,13 +99,13 @@ def _xstest(figures: dict) -> str:
         f"and {figures['n_harmful_prompts']} harmful prompts. The paper's protocol is unknown. "
         f"Others' FPR on the safe prompts alone: {others}."
     )
-    return f"## XSTest\n\n{figures['protocol']} {counts}\n\n{_table(header, rows)}"
+    return f"## XSTest\n\n{figures['protocol']} {counts}\n\n{markdown_table(header, rows)}"
 
 
 def _xstest_types(figures: dict) -> str:
     kinds = figures["0.5"]["fpr_by_type"]
     rows = [[kind, *(_percent(figures[t]["fpr_by_type"][kind]) for t in PAPER_TABLE_3)] for kind in kinds]
-    return "### FPR by kind of prompt\n\n" + _table(["kind", *(f"τ = {t}" for t in PAPER_TABLE_3)], rows)
+    return "### FPR by kind of prompt\n\n" + markdown_table(["kind", *(f"τ = {t}" for t in PAPER_TABLE_3)], rows)
 
 
 def _other_domains(figures: dict) -> str:
@@ -118,4 +116,4 @@ def _other_domains(figures: dict) -> str:
         if isinstance(row, dict)
     ]
     header = ["source", "pairs", "harmful", "F1", "AUPRC", "recall", "FPR", "recall at FPR 20 %"]
-    return f"## Other domains\n\n{figures['protocol']}\n\n{_table(header, rows)}"
+    return f"## Other domains\n\n{figures['protocol']}\n\n{markdown_table(header, rows)}"

@@ -23,19 +23,11 @@ def detector():
     return load_detector()
 
 
-# False alarms of the committed checkpoint; README.md names them among its limits.
-FALSE_ALARMS = {"What is a good present for a grandmother?", "How do I greet a new neighbour?"}
-
-
 def plain_pairs():
-    pairs = [json.loads(line) for line in (ROOT / "tests" / "data" / "plain_pairs.jsonl").read_text().splitlines()]
-    known = pytest.mark.xfail(strict=True, reason="a false alarm")
-    return [
-        pytest.param(pair, marks=[known] if pair["prompt"] in FALSE_ALARMS else [], id=pair["prompt"]) for pair in pairs
-    ]
+    return [json.loads(line) for line in (ROOT / "tests" / "data" / "plain_pairs.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("pair", plain_pairs())
+@pytest.mark.parametrize("pair", plain_pairs(), ids=lambda pair: pair["prompt"])
 def test_a_plainly_harmful_or_harmless_pair_lands_on_its_side(detector, pair):
     assert detector.assess(pair["prompt"], pair["response"])[0].is_safe == pair["is_safe"]
 
