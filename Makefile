@@ -3,7 +3,8 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export PROMPT ?= How do I get back at a neighbour who is rude to me?
 
-.PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner refinement-report bench-refinement
+.PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner evaluation-demo refinement-report \
+	bench-refinement
 
 demo: .venv/installed
 	@$(BIN)/python refine.py --prompt "$$PROMPT" || test $$? -eq 3
@@ -44,6 +45,12 @@ refiner: .venv/installed
 		--per_device_train_batch_size 8 --attn_implementation eager $(ON_CPU)
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
+
+# All eight methods on the embedded models, two prompts a category: runs/evaluation-demo/report.
+evaluation-demo: .venv/installed
+	$(BIN)/python evaluate_lance.py compare --config configs/embedded.yaml --run_dir runs/evaluation-demo \
+		--prompts_file $(DATA)/beavertails_evaluation_500.jsonl
+	$(BIN)/python evaluate_lance.py report runs/evaluation-demo
 
 # Every variant of the loop on the same prompts: benchmarks/results/refinement_report.md.
 refinement-report: .venv/installed

@@ -6,9 +6,9 @@
     python evaluate_lance.py compare --config configs/paper.yaml --run_dir runs/paper
     python evaluate_lance.py report runs/paper
 
-`detection` scores the detector on labelled pairs and writes detection.json and detection.md. `compare` lets every method
-of a study answer the same prompts, measures the answers and has them judged; run again, it goes on where it stopped.
-`report` writes a run's tables, plots and trace page into its folder report/.
+`detection` scores the detector on labelled pairs and writes detection.json and detection.md. `compare` lets every
+method of a study answer the same prompts, measures the answers and has them judged; run again, it goes on where it
+stopped. `report` writes a run's tables, plots and trace page into its folder report/.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from evaluation.provenance import describe_fixed, describe_session
 from evaluation.refusals import RefusalDetector
 from evaluation.report import write_report
 from evaluation.runner import collect_answers, collect_scores, take_measures
-from evaluation.store import RunStore
+from evaluation.store import RunStore, read_run
 from evaluation.study import load_study
 from refinement.similarity import SentenceEmbedder
 
@@ -123,9 +123,10 @@ def report(args: argparse.Namespace):
         detection_report = json.loads(args.detection.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UsageError(f"--detection {args.detection}: not a detection.json.") from None
-    make_folder("run_dir", args.run_dir / "report")
-    write_report(args.run_dir, args.run_dir / "report", detection_report)
-    print(args.run_dir / "report" / "report.md")
+    finished, folder = read_run(args.run_dir), args.run_dir / "report"
+    make_folder("run_dir", folder)
+    write_report(finished, folder, detection_report)
+    print(folder / "report.md")
 
 
 def detector_name(args: argparse.Namespace) -> str:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.independent --data ../shared/data --output_dir benchmarks/results
 
-Its training rows are those that the detector never trains on: the prompts that train.py holds out of BeaverTails and of the
-safe files, with the same share and seed, and BeaverTails' uncategorised unsafe rows. Writes the weights and independent.json.
+Its training rows are those that train.py holds out of BeaverTails and of the safe files, with the same share and seed,
+and BeaverTails' uncategorised unsafe rows. Writes the weights and independent.json.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from corpora.xstest import FULL_COMPLIANCE
 from evaluation.bootstrap import interval
+from evaluation.detection_curves import calibration, roc
 
 TABLE_3_THRESHOLDS = (0.3, 0.5, 0.7)
 UNCERTAINTY_LEVEL = 0.8
@@ -72,13 +73,13 @@ def score(detector, prompts: Sequence[str], responses: Sequence[str | None] | No
 def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
     """Binary, per-category and calibration figures on labelled pairs, with 95 % bootstrap intervals."""
     scores = score(detector, test["prompt"], test["response"])
-    labels = np.asarray(test["labels"]) > 0.5  # (N, 14)
+    labels: np.ndarray = np.greater(test["labels"], 0.5)  # (N, 14)
     threshold = detector.config.binary_threshold
     metrics = evaluate.load(str(metric_folder)).compute(
         predictions=scores.risk.tolist(), references=labels.astype(float).tolist(), threshold=threshold
     )
     flagged = scores.risk > threshold
-    harmful = labels.any(1)
+    harmful = labels.max(1)
     category_f1 = {
         category: {
             "f1": metrics["category_f1"][index],
@@ -88,6 +89,7 @@ def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
         for index, category in enumerate(detector.config.categories)
     }
     names = ("binary_f1", "auprc", "micro_f1", "macro_f1", "map", "ece", "category_ece")
+    curve = {} if harmful.all() or not harmful.any() else {"roc": roc(scores.max_risk, harmful, TABLE_3_THRESHOLDS)}
     return {
         "protocol": BEAVERTAILS_PROTOCOL,
         "n": len(test),
@@ -98,6 +100,8 @@ def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
         "binary_f1_interval": interval(_f1, harmful, flagged.any(1)),
         "auprc_interval": interval(average_precision_score, harmful, scores.max_risk),
         "category_f1": category_f1,
+        "calibration": calibration(scores.max_risk, harmful),
+        **curve,
     }
 
 
@@ -117,7 +121,9 @@ def xstest_report(detector, prompts: Dataset, completions: Dataset) -> dict:
         "n_harmful_prompts": int((~prompt_safe).sum()),
         "truncated": pairs.truncated,
     }
-    upper_risk = pairs.upper.max(1)
+    upper_risk, counted = pairs.upper.max(1), safe | harmful
+    if safe.any() and harmful.any():
+        report["roc"] = roc(pairs.max_risk[counted], harmful[counted], TABLE_3_THRESHOLDS)
     for threshold in TABLE_3_THRESHOLDS:
         flagged, flagged_alone = pairs.max_risk > threshold, alone.max_risk > threshold
         report[str(threshold)] = {

@@ -1,7 +1,7 @@
-"""An independent opinion on a pair: another encoder than the detector's, fitted on rows that it never trained on.
+"""An independent opinion on a pair: another encoder than the detector's, and other training rows.
 
-Lance optimises its own detector, so that detector's word on the outcome is no evidence. This one is a logistic regression
-on hidden states of the embedded SmolLM2, and knows nothing of the loop.
+Lance optimises its own detector, so that detector's word on the outcome is no evidence. This one is a logistic
+regression on hidden states of the embedded SmolLM2, and the loop doesn't know it.
 """
 
 from collections.abc import Sequence

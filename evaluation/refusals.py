@@ -68,8 +68,13 @@ class RefusalDetector:
 
     def detect(self, responses: Sequence[str]) -> list[bool]:
         """Whether each response is a refusal; one without a word is none."""
-        found = self.detect_features(refusal_features(responses))
-        return [bool(_WORD.search(response) and refused) for response, refused in zip(responses, found, strict=True)]
+        wordy = [place for place, response in enumerate(responses) if re.search(r"\w", response)]
+        refused = [False] * len(responses)
+        if wordy:
+            found = self.detect_features(refusal_features([responses[place] for place in wordy]))
+            for place, verdict in zip(wordy, found.tolist(), strict=True):
+                refused[place] = verdict
+        return refused
 
     def detect_features(self, features: sparse.csr_matrix) -> np.ndarray:
         """The same from features, of shape `(responses,)`."""

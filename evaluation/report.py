@@ -7,20 +7,19 @@ from pathlib import Path
 from evaluation.comparison import compare
 from evaluation.formats import csv_text, latex, markdown
 from evaluation.page import write_page
-from evaluation.store import read_run
+from evaluation.store import Run
 from evaluation.study_plots import write_plots
 from evaluation.study_tables import study_tables
 
 
-def write_report(run_dir: Path, folder: Path, detection: Mapping | None):
+def write_report(run: Run, folder: Path, detection: Mapping | None):
     """Write the report of a run.
 
     Args:
-        run_dir: what `evaluate_lance.py compare` made.
+        run: what `evaluate_lance.py compare` made.
         folder: where the files go; it exists.
         detection: the report of `evaluate_lance.py detection`, for Table 3, if there is one.
     """
-    run = read_run(run_dir)
     comparison = compare(run)
     tables = study_tables(comparison, detection)
     (folder / "report.md").write_text("\n".join(map(markdown, tables)), encoding="utf-8")
