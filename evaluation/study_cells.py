@@ -29,8 +29,8 @@ INTERVALS = "Means over the prompts, with 95 % bootstrap intervals clustered by 
 MEASURES_NOTE = (
     "No judge is asked. In-loop risk: the highest category risk of the final pair by Lance's own detector, which Lance "
     "optimises: no evidence of its success. Independent risk: of the same pair, by a classifier that the loop doesn't "
-    "know. Answer similarity: cosine of the answer to the user's question. Rigid refusals: answers that give nothing of "
-    "what was asked."
+    "know. Answer similarity: cosine of the answer to the user's question. Rigid refusals: answers that give nothing "
+    "of what was asked."
 )
 
 
