@@ -13,6 +13,7 @@ stopped. `report` writes a run's tables, plots and trace page into its folder re
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import transformers
@@ -32,7 +33,7 @@ from evaluation.projection import project, projection_table
 from evaluation.provenance import describe_fixed, describe_session
 from evaluation.refusals import RefusalDetector
 from evaluation.report import write_report
-from evaluation.runner import collect_answers, collect_scores, take_measures
+from evaluation.runner import Models, collect_answers, collect_scores, take_measures
 from evaluation.store import RunStore, read_run
 from evaluation.study import load_study
 from refinement.similarity import SentenceEmbedder
@@ -98,8 +99,8 @@ def detection(args: argparse.Namespace):
     print(markdown)
 
 
-def compare(args: argparse.Namespace):
-    """Run a study, or what is missing of it."""
+def compare(args: argparse.Namespace) -> int:
+    """Run a study, or what is missing of it; 4 when some of it failed."""
     given = {"prompts": args.prompts_file, "prompt_count": args.prompt_count}
     study = load_study(args.config, **{name: value for name, value in given.items() if value is not None})
     detector = load_detector(args.detector)
@@ -107,14 +108,18 @@ def compare(args: argparse.Namespace):
     samples = sample_balanced(prompts, study.prompt_count, study.seed)
     if args.dry_run:
         print(projection_table(project(study, [sample.prompt for sample in samples], most_calls(study)), study.prices))
-        return
+        return 0
     make_folder("--run_dir", args.run_dir)
-    embedder, pool = SentenceEmbedder(), EnginePool()
+    models = Models(EnginePool(), detector, SentenceEmbedder(), args.run_dir / "directions")
     fixed = describe_fixed(study, samples, detector_name(args))
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
-        collect_answers(study, samples, store, pool, detector, embedder, args.run_dir / "directions")
-        take_measures(store, detector, IndependentClassifier.load(), embedder, RefusalDetector.load())
-        collect_scores(study, store, pool)
+        failed = {"answers": collect_answers(study, samples, store, models)}
+        take_measures(store, models, IndependentClassifier.load(), RefusalDetector.load())
+        failed["scores"] = collect_scores(study, store, models.pool)
+    for name, count in failed.items():
+        if count:
+            print(f"evaluate_lance.py: {count} {name} failed; run it again for just those.", file=sys.stderr)
+    return 4 if any(failed.values()) else 0
 
 
 def report(args: argparse.Namespace):
@@ -137,9 +142,9 @@ def detector_name(args: argparse.Namespace) -> str:
 COMMANDS = {"detection": detection, "compare": compare, "report": report}
 
 
-def main(args: argparse.Namespace):
-    """Run the command that was asked for."""
-    COMMANDS[args.command](args)
+def main(args: argparse.Namespace) -> int | None:
+    """Run the command that was asked for, and return its exit code."""
+    return COMMANDS[args.command](args)
 
 
 if __name__ == "__main__":
