@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -95,7 +96,9 @@ class Page:
         self.wait(lambda: not self.text("#status").startswith("Reading"))
 
     def wait(self, condition):
-        WebDriverWait(self.window, 30, poll_frequency=0.05).until(lambda _: condition())
+        # The page may put a new element in another's place between finding it and reading it: look again.
+        waiting = WebDriverWait(self.window, 30, 0.05, ignored_exceptions=[StaleElementReferenceException])
+        waiting.until(lambda _: condition())
 
     def find(self, css):
         return self.window.find_element(By.CSS_SELECTOR, css)
