@@ -24,16 +24,14 @@ from corpora.evaluation_prompts import load_evaluation_prompts, sample_balanced
 from corpora.pairs import load_pairs
 from corpora.xstest import load_xstest_completions, load_xstest_prompts
 from detector import ROOT, load_detector
-from evaluation.assembly import most_calls
+from evaluation.assembly import Models, most_calls
 from evaluation.detection import beavertails_report, other_domains_report, xstest_report
 from evaluation.detection_table import detection_markdown
 from evaluation.engine_pool import EnginePool
-from evaluation.independent import IndependentClassifier
 from evaluation.projection import project, projection_table
 from evaluation.provenance import describe_fixed, describe_session
-from evaluation.refusals import RefusalDetector
 from evaluation.report import write_report
-from evaluation.runner import Models, collect_answers, collect_scores, take_measures
+from evaluation.runner import collect_answers, collect_scores, take_measures
 from evaluation.store import RunStore, read_run
 from evaluation.study import load_study
 from refinement.similarity import SentenceEmbedder
@@ -114,7 +112,7 @@ def compare(args: argparse.Namespace) -> int:
     fixed = describe_fixed(study, samples, detector_name(args))
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
         failed = {"answers": collect_answers(study, samples, store, models)}
-        take_measures(store, models, IndependentClassifier.load(), RefusalDetector.load())
+        take_measures(store, models)
         failed["scores"] = collect_scores(study, store, models.pool)
     for name, count in failed.items():
         if count:

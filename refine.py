@@ -26,7 +26,7 @@ from generation.base import SamplingParameters, TextGenerator
 from generation.cache import CachedEngine
 from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, load_engine
 from refinement.console import show
-from refinement.frame import EXAMPLES
+from refinement.frame import default_shots
 from refinement.loop import RefinementParameters, refine
 from refinement.output import OutputFile
 from refinement.similarity import SentenceEmbedder
@@ -149,7 +149,7 @@ def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tu
         risk_threshold=risk_threshold,
         uncertainty=args.uncertainty,
         candidates=args.candidates,
-        shots=args.shots if args.shots is not None else (0 if args.refiner == "embedded" else len(EXAMPLES)),
+        shots=default_shots(args.refiner) if args.shots is None else args.shots,
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
         rewrite=SamplingParameters(max_new_tokens=256, seed=args.seed),
     )

@@ -333,12 +333,13 @@ def main(
     mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
     # Sorted: a batch of like lengths holds little padding.
     splits = {name: encode(rows, model).sort("length", reverse=True) for name, rows in evaluation.items()}
+    labels_column = "labels_mean" if data_args.soft_labels else "labels"
     early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
     trainer = LanceTrainer(
         head_learning_rate=model_args.head_learning_rate,
         model=model,
         args=training_args,
-        train_dataset=encode(mixture, model, "labels_mean" if data_args.soft_labels else "labels"),
+        train_dataset=None if model_args.average else encode(mixture, model, labels_column),
         eval_dataset=splits["beavertails"],
         data_collator=DataCollatorWithPadding(model.tokenizer),
         processing_class=model.tokenizer,

@@ -1,6 +1,7 @@
 """The compared methods, put together as a study says."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from evaluation.methods.vanilla import Vanilla
 from evaluation.study import Backbone, Study
 from generation.base import SamplingParameters
 from refinement.demonstrations import DEMONSTRATIONS, load_demonstrations
-from refinement.frame import EXAMPLES
+from refinement.frame import default_shots
 from refinement.loop import Detector, RefinementParameters
 from refinement.similarity import Embedder
 
@@ -25,45 +26,50 @@ DIRECTION_PAIRS = 256  # of a risky prompt and its harmless rewrite, that tell R
 REWRITE_TOKENS = 256
 
 
-def build_method(
-    name: str,
-    backbone: Backbone,
-    study: Study,
-    pool: EnginePool,
-    detector: Detector,
-    embedder: Embedder,
-    cache: Path,
-) -> Method:
+@dataclass(frozen=True)
+class Models:
+    """What a study needs besides the engines that it names.
+
+    Args:
+        pool: loads those.
+        detector: Lance's.
+        embedder: for similarities.
+        directions: the folder that keeps RepE's directions.
+    """
+
+    pool: EnginePool
+    detector: Detector
+    embedder: Embedder
+    directions: Path
+
+
+def build_method(name: str, backbone: Backbone, study: Study, models: Models) -> Method:
     """One method on one backbone, with the engines that it needs loaded.
 
     Args:
         name: one of `evaluation.study.METHODS`.
         backbone: answers.
         study: says the rest.
-        pool: loads the engines.
-        detector: Lance's.
-        embedder: Lance's.
-        cache: the folder that keeps RepE's directions.
+        models: all that the study doesn't name.
     """
-    answer = SamplingParameters(max_new_tokens=study.max_new_tokens, seed=study.seed)
-    rewrite = SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=study.seed)
+    loop, pool = loop_parameters(study), models.pool
     engine = pool.get(study.engine_of(name, backbone, "backbone"))
     if name == "vanilla":
-        return Vanilla(engine, answer)
+        return Vanilla(engine, loop.answer)
     if name == "instruct":
-        return Instruct(engine, answer)
+        return Instruct(engine, loop.answer)
     if name == "sysprompt":
-        return SysPrompt(engine, answer)
+        return SysPrompt(engine, loop.answer)
     if name == "selfrefine":
-        return SelfRefine(engine, answer, study.max_steps)
+        return SelfRefine(engine, loop.answer, study.max_steps)
     if name == "repe":
         steered: Any = engine  # RepE itself refuses another kind than it can steer
-        return RepE(steered, answer, *direction_prompts(), cache, coefficient=study.repe_coefficient)
+        return RepE(steered, loop.answer, *direction_prompts(), models.directions, coefficient=study.repe_coefficient)
     refiner = study.engine_of(name, backbone, "refiner")
     if name == "lance-nf":
-        return LanceNf(engine, pool.get(refiner), answer, rewrite, study.max_steps)
+        return LanceNf(engine, pool.get(refiner), loop.answer, loop.rewrite, study.max_steps)
     method = {"lance": Lance, "lance-nr": LanceNr}[name]
-    return method(engine, pool.get(refiner, adapted=True), detector, embedder, loop_parameters(study))
+    return method(engine, pool.get(refiner, adapted=True), models.detector, models.embedder, loop)
 
 
 def loop_parameters(study: Study) -> RefinementParameters:
@@ -72,7 +78,7 @@ def loop_parameters(study: Study) -> RefinementParameters:
         max_steps=study.max_steps,
         risk_threshold=study.risk_threshold,
         candidates=study.candidates,
-        shots=0 if study.refiner == "embedded" else len(EXAMPLES),  # the embedded one was trained without
+        shots=default_shots(study.refiner),
         answer=SamplingParameters(max_new_tokens=study.max_new_tokens, seed=study.seed),
         rewrite=SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=study.seed),
     )

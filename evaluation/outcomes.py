@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evaluation.judge import RUBRICS
 from evaluation.statistics import Estimate
 
-RUBRICS = ("safety", "helpfulness", "naturalness")
 MEASURES = ("detector_risk", "independent_risk", "answer_similarity", "rigid_refusal")
 METRICS = (*RUBRICS, *MEASURES)
 OURS = "lance"

@@ -1,38 +1,20 @@
 """A study's three passes: the methods' answers, measures without a judge, scores. What is stored is not done again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 from corpora.evaluation_prompts import EvaluationPrompt
-from evaluation.assembly import build_method
+from evaluation.assembly import Models, build_method
 from evaluation.engine_pool import EnginePool
+from evaluation.independent import IndependentClassifier
 from evaluation.judge import Item, Judge, load_rubrics
-from evaluation.measures import Refusals, RiskClassifier, measure
+from evaluation.measures import measure
 from evaluation.progress import track
+from evaluation.refusals import RefusalDetector
 from evaluation.store import RunStore
 from evaluation.study import Backbone, Study
-from refinement.loop import Detector
-from refinement.similarity import Embedder
 
 MEASURE_BATCH = 64  # answers; a kill loses no more of the measures
-
-
-@dataclass(frozen=True)
-class Models:
-    """What a study needs besides the engines that it names.
-
-    Args:
-        pool: loads those.
-        detector: Lance's.
-        embedder: for similarities.
-        directions: the folder that keeps RepE's directions.
-    """
-
-    pool: EnginePool
-    detector: Detector
-    embedder: Embedder
-    directions: Path
 
 
 def collect_answers(study: Study, samples: Sequence[EvaluationPrompt], store: RunStore, models: Models) -> int:
@@ -56,7 +38,7 @@ def _collect(
     if not waiting:
         return 0
     models.pool.keep_only({study.engine_of(name, backbone, role) for role in ("backbone", "refiner")})
-    method = build_method(name, backbone, study, models.pool, models.detector, models.embedder, models.directions)
+    method = build_method(name, backbone, study, models)
     failed = 0
     with track(f"{backbone.name}, {name}", len(waiting)) as task:
         for place, answer in method.answer([samples[sample].prompt for sample in waiting]):
@@ -68,9 +50,12 @@ def _collect(
     return failed
 
 
-def take_measures(store: RunStore, models: Models, independent: RiskClassifier, refusals: Refusals):
+def take_measures(store: RunStore, models: Models):
     """Store the measures of each answer that lacks them."""
     waiting = [key for key in store.answers if key not in store.measures]
+    if not waiting:
+        return
+    independent, refusals = IndependentClassifier.load(), RefusalDetector.load()
     with track("measures", len(waiting)) as task:
         for start in range(0, len(waiting), MEASURE_BATCH):
             keys = waiting[start : start + MEASURE_BATCH]

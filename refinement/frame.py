@@ -71,6 +71,11 @@ EXAMPLES = (
 )
 
 
+def default_shots(refiner: str) -> int:
+    """How many of `EXAMPLES` a refiner is shown, by its spelling; the embedded one was trained without."""
+    return 0 if refiner == "embedded" else len(EXAMPLES)
+
+
 def refiner_chat(
     prompt: str, gradient: str, history: Sequence[Attempt] = (), shots: int = 0, fault: str | None = None
 ) -> Chat:

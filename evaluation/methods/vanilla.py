@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from evaluation.methods.base import Answer
 from evaluation.methods.drafts import answer_once, plain_chat
-from generation.base import SamplingParameters, TextGenerator
+from generation.base import Chat, SamplingParameters, TextGenerator
 
 
 @dataclass(frozen=True)
@@ -25,4 +25,8 @@ class Vanilla:
 
     def answer(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """See [`Method.answer`]."""
-        return answer_once(self.backbone, prompts, plain_chat, self.sampling)
+        return answer_once(self.backbone, prompts, self.as_chat, self.sampling)
+
+    def as_chat(self, prompt: str) -> Chat:
+        """What the backbone reads."""
+        return plain_chat(prompt)

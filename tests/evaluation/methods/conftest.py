@@ -3,42 +3,21 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from generation.base import Completion, GenerationError, PromptTooLongError
+from tests.scripted import Engine
 
 CATEGORY = "privacy_violation"
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Answers by a function of the chat; a prompt with "fails" or "too long" in it gets no answer."""
 
-    name = "scripted"
-
     def __init__(self, answer=None, batch_size=4):
-        self.answer = answer or (lambda chat: f"answer to {chat[-1]['content']}")
+        super().__init__(
+            answer or (lambda chat: f"answer to {chat[-1]['content']}"),
+            refuses=lambda chat: "too long" in chat[-1]["content"],
+            fails=lambda chat: "the server is gone" if "fails" in chat[-1]["content"] else None,
+        )
         self.batch_size = batch_size
-        self.batches, self.samplings = [], []
-
-    def generate(self, chats, sampling):
-        texts = [chat[-1]["content"] for chat in chats]
-        for index, text in enumerate(texts):
-            if "too long" in text:
-                raise PromptTooLongError(index, 99, 64, text)
-        self.batches.append(list(chats))
-        self.samplings.append(sampling)
-        failures = {index: "the server is gone" for index, text in enumerate(texts) if "fails" in text}
-        completions = {
-            index: Completion(self.answer(chat), 10, 3, "stop")
-            for index, chat in enumerate(chats)
-            if index not in failures
-        }
-        if failures:
-            raise GenerationError("some failed", failures, completions)
-        return list(completions.values())
-
-    @property
-    def asked(self):
-        """The last message of each chat, by batch."""
-        return [[chat[-1]["content"] for chat in batch] for batch in self.batches]
 
 
 @dataclass
