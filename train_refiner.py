@@ -14,6 +14,7 @@ All of `TrainingArguments` applies.
 """
 
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
 import torch
 from datasets import Dataset
@@ -93,6 +94,7 @@ def load_model(args: RefinerArguments) -> tuple[PreTrainedModel, PreTrainedToken
         raise UsageError(f"--model {args.model}: its tokenizer has no chat template; name a chat model.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
     if args.lora_r:
         adapter = LoraConfig(
             r=args.lora_r, lora_alpha=2 * args.lora_r, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -115,6 +117,54 @@ def encode(chats: list[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) ->
     return Dataset.from_list(rows)
 
 
+def shared_prefix(rows: Dataset) -> list[int]:
+    """The token ids that all rows begin with: the template's opening and the system prompt.
+
+    At least one token before the reply stays with its row.
+    """
+    both = zip(rows["input_ids"], rows["labels"], strict=True)
+    return list(commonprefix([ids[: labels.count(IGNORED) - 1] for ids, labels in both]))
+
+
+def without_prefix(rows: Dataset, length: int) -> Dataset:
+    """The rows less their first tokens."""
+    columns = ("input_ids", "attention_mask", "labels")
+    return rows.map(lambda row: {name: row[name][length:] for name in columns} | {"length": row["length"] - length})
+
+
+class SharedPrefixTrainer(Trainer):
+    """Runs what all chats begin with once a batch, not once a row, and the vocabulary over the replies alone: the same
+    loss and gradients for less than half the work.
+
+    Args:
+        prefix: its token ids; the rows of the data sets go on from there, padded on the left.
+    """
+
+    def __init__(self, *args, prefix: list[int], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.prefix = torch.tensor([prefix])  # (1, prefix)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """The loss over the batch's replies; arguments and result as the Trainer's."""
+        mask, labels = inputs["attention_mask"], inputs["labels"]  # (batch, tokens)
+        cache = model(input_ids=self.prefix.to(mask.device), use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(mask))  # keeps the graph: gradients flow back into the one pass
+        known = self.prefix.shape[1]
+        first = (labels != IGNORED).any(dim=0).int().argmax().item()
+        kept = labels.shape[1] - first + 1  # the token before a reply predicts its first
+        inputs = (
+            inputs
+            | {
+                "past_key_values": cache,
+                "attention_mask": torch.cat([mask.new_ones(len(mask), known), mask], dim=1),  # (batch, prefix + tokens)
+                "position_ids": (known - 1 + mask.cumsum(dim=1)).clamp(min=0),
+                "labels": labels[:, -kept:],
+                "logits_to_keep": kept,
+            }
+        )
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
 def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
     """Train on the demonstrations, and save the adapter, or the model, with its tokenizer."""
     check_folders(training_args)
@@ -127,11 +177,15 @@ def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
     train, validation = sides[False], sides[True]
     if not train or not validation:
         raise UsageError(f"{args.demonstrations}: too few demonstrations for a validation split.")
-    trainer = Trainer(
+    rows = encode(train + validation, tokenizer)
+    prefix = shared_prefix(rows)
+    rows = without_prefix(rows, len(prefix))
+    trainer = SharedPrefixTrainer(
         model=model,
         args=training_args,
-        train_dataset=encode(train, tokenizer),
-        eval_dataset=encode(validation, tokenizer),
+        prefix=prefix,
+        train_dataset=rows.select(range(len(train))),
+        eval_dataset=rows.select(range(len(train), len(rows))),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
         processing_class=tokenizer,
     )

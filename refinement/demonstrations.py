@@ -8,7 +8,7 @@ from pathlib import Path
 
 from errors import UserError, first_line
 from generation.base import Chat
-from refinement.frame import refined_reply, refiner_chat
+from refinement.frame import Attempt, refined_reply, refiner_chat
 from refinement.gradient import textual_gradient
 
 DEMONSTRATIONS = Path(__file__).with_name("demonstrations.jsonl")
@@ -28,11 +28,13 @@ class Demonstration:
         prompt: x^t.
         effort: the effort of each of its unsafe categories.
         refined: x^{t+1}.
+        earlier: x^{t-1} and its effort, where `prompt` is a rewrite that did not suffice.
     """
 
     prompt: str
     effort: dict[str, str]
     refined: str
+    earlier: tuple[str, dict[str, str]] | None = None
 
 
 def load_demonstrations(path: str | Path) -> list[Demonstration]:
@@ -54,13 +56,18 @@ def load_demonstrations(path: str | Path) -> list[Demonstration]:
 def _read(place: str, line: str) -> Demonstration:
     try:
         row = json.loads(line)
-        demonstration = Demonstration(row["prompt"], dict(row["effort"]), row["refined"])
-    except (ValueError, KeyError, TypeError):
-        raise DemonstrationError(f'{place}: expected an object with "prompt", "effort" and "refined".') from None
-    texts = (demonstration.prompt, demonstration.refined)
+        earlier = row.get("earlier")
+        before = None if earlier is None else (earlier["prompt"], dict(earlier["effort"]))
+        demonstration = Demonstration(row["prompt"], dict(row["effort"]), row["refined"], before)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DemonstrationError(
+            f'{place}: expected an object with "prompt", "effort", "refined" maybe "earlier" (its "prompt", "effort").'
+        ) from None
+    attempts = [(demonstration.prompt, demonstration.effort), *([before] if before else [])]
+    texts = [demonstration.refined, *(prompt for prompt, _ in attempts)]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise DemonstrationError(f'{place}: "prompt" and "refined" must be text.')
-    if not demonstration.effort or not set(demonstration.effort.values()) <= set(_RISKS):
+    if not all(effort and set(effort.values()) <= set(_RISKS) for _, effort in attempts):
         raise DemonstrationError(f'{place}: "effort" must map categories to {", ".join(_RISKS)}.')
     return demonstration
 
@@ -73,9 +80,16 @@ def as_chats(demonstrations: Sequence[Demonstration], seed: int) -> list[tuple[C
         seed: of the risks.
     """
     draw = random.Random(seed)
+
+    def gradient(effort: dict[str, str]) -> str:
+        return textual_gradient({category: draw.uniform(*_RISKS[step]) for category, step in effort.items()}, effort)
+
     chats = []
-    for demonstration in demonstrations:
-        risk = {category: draw.uniform(*_RISKS[effort]) for category, effort in demonstration.effort.items()}
-        gradient = textual_gradient(risk, demonstration.effort)
-        chats.append((refiner_chat(demonstration.prompt, gradient), refined_reply(demonstration.refined)))
+    for shown in demonstrations:
+        history = []
+        if shown.earlier is not None:
+            prompt, effort = shown.earlier
+            history.append(Attempt(prompt, gradient(effort), shown.prompt))
+        chat = refiner_chat(shown.prompt, gradient(shown.effort), history)
+        chats.append((chat, refined_reply(shown.refined)))
     return chats

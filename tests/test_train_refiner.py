@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 import train_refiner
 from generation.base import SamplingParameters
 from generation.transformers_engine import TransformersEngine
 from refinement.demonstrations import DEMONSTRATIONS, as_chats, load_demonstrations
-from refinement.frame import read_refined
-from train_refiner import IGNORED, encode
+from refinement.frame import SYSTEM_PROMPT, read_refined
+from train_refiner import IGNORED, SharedPrefixTrainer, encode, shared_prefix, without_prefix
 
 ROOT = Path(train_refiner.__file__).parent
 
@@ -47,6 +48,34 @@ def test_only_the_reply_is_learned(roomy_chat_model, demonstrations):
         assert row["labels"][-len(learned) :] == learned
 
 
+def test_one_pass_over_the_shared_prefix_gives_the_same_loss_and_gradients(roomy_chat_model, demonstrations, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(roomy_chat_model, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(roomy_chat_model)
+    rows = encode(as_chats(load_demonstrations(demonstrations), seed=0), tokenizer)
+    prefix = shared_prefix(rows)
+    assert SYSTEM_PROMPT in tokenizer.decode(prefix)
+    options = {"model": model, "args": TrainingArguments(tmp_path, use_cpu=True, report_to="none")}
+    results = []
+    for trainer, dataset in (
+        (Trainer(**options), rows),
+        (SharedPrefixTrainer(**options, prefix=prefix), without_prefix(rows, len(prefix))),
+    ):
+        batch = DataCollatorForSeq2Seq(tokenizer)(list(dataset.remove_columns("length").select(range(6))))
+        model.zero_grad()
+        loss = trainer.compute_loss(model, batch)
+        loss.backward()
+        gradients = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        results.append((loss.detach(), gradients.clone()))
+    (loss, gradients), (shared_loss, shared_gradients) = results
+    assert shared_loss == pytest.approx(loss)
+    assert (shared_gradients - gradients).norm() < 1e-4 * gradients.norm()
+
+
+def test_the_shared_prefix_leaves_every_row_a_token_to_predict_its_reply_from():
+    rows = Dataset.from_list([{"input_ids": [1, 2, 3, 9], "labels": [IGNORED, IGNORED, IGNORED, 9]}] * 2)
+    assert shared_prefix(rows) == [1, 2]
+
+
 def test_the_script_trains_an_adapter_that_an_engine_takes(roomy_chat_model, demonstrations, tmp_path):
     subprocess.run(
         [sys.executable, ROOT / "train_refiner.py", *arguments(roomy_chat_model, demonstrations, tmp_path)],
@@ -77,12 +106,18 @@ def test_the_risks_fit_the_efforts_and_the_reply_gives_the_rewrite():
     for demonstration, (chat, reply) in zip(
         load_demonstrations(DEMONSTRATIONS), as_chats(load_demonstrations(DEMONSTRATIONS), seed=3), strict=True
     ):
-        question = chat[-1]["content"]
-        assert question.count("(risk ") == len(demonstration.effort)
-        for line in question.split("</gradient>")[0].splitlines()[1:]:
-            risk, effort = line.split("(risk ")[1].split(")")[0].split(", ")
-            low, high = {"Minor": (0.3, 0.5), "Mild": (0.5, 0.7), "Severe": (0.7, 1)}[effort]
-            assert low < float(risk) <= high
+        attempts = [(demonstration.prompt, demonstration.effort)]
+        if demonstration.earlier is not None:
+            attempts.insert(0, demonstration.earlier)
+            assert read_refined(chat[2]["content"]) == demonstration.prompt
+        questions = [message["content"] for message in chat if message["role"] == "user"]
+        for question, (prompt, efforts) in zip(questions, attempts, strict=True):
+            assert f"<prompt>\n{prompt}\n</prompt>" in question
+            assert question.count("(risk ") == len(efforts)
+            for line in question.split("</gradient>")[0].splitlines()[1:]:
+                risk, effort = line.split("(risk ")[1].split(")")[0].split(", ")
+                low, high = {"Minor": (0.3, 0.5), "Mild": (0.5, 0.7), "Severe": (0.7, 1)}[effort]
+                assert low < float(risk) <= high
         assert read_refined(reply) == demonstration.refined
 
 
@@ -93,6 +128,8 @@ def test_the_risks_fit_the_efforts_and_the_reply_gives_the_rewrite():
         ('{"prompt": "a", "refined": "b"}', "line 1"),
         ('{"prompt": "a", "effort": {"self_harm": "Huge"}, "refined": "b"}', "Minor"),
         ('{"prompt": "a", "effort": {}, "refined": "b"}', "effort"),
+        ('{"prompt": "a", "effort": {"self_harm": "Mild"}, "refined": "b", "earlier": {"prompt": "c"}}', "earlier"),
+        ('{"prompt": "a", "effort": {"self_harm": "Mild"}, "refined": "b", "earlier": "c"}', "earlier"),
         ('{"prompt": " ", "effort": {"self_harm": "Mild"}, "refined": "b"}', "must be text"),
         ("", "no demonstrations"),
     ],

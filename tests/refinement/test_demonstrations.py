@@ -22,14 +22,17 @@ def those(wrong):
 
 def test_there_are_enough_and_each_has_the_same_keys():
     assert len(ROWS) >= 1200
-    assert those(lambda row: list(row) != ["prompt", "effort", "refined"]) == []
+    names = ["prompt", "effort", "refined"]
+    assert those(lambda row: list(row) not in (names, [*names, "earlier"])) == []
+    assert those(lambda row: "earlier" in row and list(row["earlier"]) != ["prompt", "effort"]) == []
     assert those(lambda row: not all(isinstance(row[name], str) and row[name] for name in ("prompt", "refined"))) == []
 
 
 def test_each_names_at_least_one_known_category_and_known_efforts():
-    assert those(lambda row: not row["effort"]) == []
-    assert those(lambda row: not set(row["effort"]) <= set(BEAVERTAILS_CATEGORIES)) == []
-    assert those(lambda row: not set(row["effort"].values()) <= set(EFFORTS)) == []
+    for attempts in (ROWS, [row["earlier"] for row in ROWS if "earlier" in row]):
+        for row in attempts:
+            assert row["effort"] and set(row["effort"]) <= set(BEAVERTAILS_CATEGORIES), row
+            assert set(row["effort"].values()) <= set(EFFORTS), row
 
 
 @pytest.mark.parametrize("category, effort", [*product(BEAVERTAILS_CATEGORIES, EFFORTS)])
@@ -40,6 +43,16 @@ def test_every_category_is_shown_at_every_effort(category, effort):
 def test_no_prompt_stands_twice():
     counts = Counter(" ".join(row["prompt"].split()).casefold() for row in ROWS)
     assert [prompt for prompt, count in counts.items() if count > 1] == []
+
+
+def test_second_attempts_are_shown_and_differ_from_the_first():
+    second = [row for row in ROWS if "earlier" in row]
+    assert len(second) >= 200
+    for row in second:
+        texts = {
+            " ".join(text.casefold().split()) for text in (row["prompt"], row["refined"], row["earlier"]["prompt"])
+        }
+        assert len(texts) == 3, row
 
 
 def test_every_rewrite_is_another_prompt():
