@@ -1,9 +1,10 @@
 """The Lance detector: a shared encoder, a Gaussian semantic head, a Beta rejection head, and their two decoders (§3.4).
 
-Copied alone to the Hub by `save_pretrained`, so it imports only torch, transformers and its configuration.
+Copied to the Hub by `save_pretrained`, with `assessment_lance.py` and `configuration_lance.py`: it imports only these,
+torch and transformers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from math import log
@@ -13,11 +14,10 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn import functional
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
-from .configuration_lance import LanceConfig, check_threshold
-
-_PROGRESS_BAR_FROM = 1_000
+from .assessment_lance import Encoding, RiskAssessor
+from .configuration_lance import LanceConfig
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
@@ -33,41 +33,6 @@ def beta_kl(alpha: Tensor, beta: Tensor) -> Tensor:
         -log_beta_function + (alpha - 1) * alpha.digamma() + (beta - 1) * beta.digamma() + (2 - total) * total.digamma()
     )
     return divergence.sum(-1)
-
-
-def beta_std(alpha: Tensor, beta: Tensor) -> Tensor:
-    """Standard deviation of Beta(alpha, beta), elementwise: the detector's own uncertainty."""
-    total = alpha + beta
-    return (alpha * beta / (total + 1)).sqrt() / total
-
-
-def beta_quantile(alpha: Tensor, beta: Tensor, probability: float, points: int = 4096) -> Tensor:
-    """Quantile of Beta(alpha, beta), elementwise, by integrating its density over a grid in logit space.
-
-    Torch has no inverse of the incomplete beta function; on this grid the error stays below 1e-4.
-
-    Args:
-        alpha: of any shape, positive.
-        beta: of the same shape.
-        probability: the level, in (0, 1).
-        points: the grid's size.
-    """
-    alpha, beta = alpha.double().unsqueeze(-1), beta.double().unsqueeze(-1)
-    # In u = logit(d) the density is d^alpha (1 - d)^beta, with exponential tails of slope alpha and beta. A grid spaced
-    # as sinh is fine at the mode and still reaches to where e^-40 is left.
-    mode, width = alpha.log() - beta.log(), (1 / alpha + 1 / beta).sqrt()
-    reach = torch.asinh((40 / torch.minimum(alpha, beta) + 40 * width) / width)
-    unit = torch.linspace(-1, 1, points, dtype=torch.float64, device=alpha.device) * reach  # (..., points)
-    grid = mode + width * unit.sinh()
-    log_density = alpha * functional.logsigmoid(grid) + beta * functional.logsigmoid(-grid) + unit.cosh().log()
-    density = (log_density - log_density.amax(-1, keepdim=True)).exp()
-    mass = torch.cumulative_trapezoid(density, dim=-1)  # (..., points - 1)
-    target = probability * mass[..., -1:]
-    index = torch.searchsorted(mass, target).clamp(1, points - 2)
-    below, above = mass.gather(-1, index - 1), mass.gather(-1, index)
-    share = ((target - below) / (above - below)).clamp(0, 1)
-    logit = torch.lerp(grid.gather(-1, index), grid.gather(-1, index + 1), share)
-    return logit.squeeze(-1).sigmoid().float()
 
 
 @dataclass
@@ -97,46 +62,6 @@ class LanceOutput(ModelOutput):
     semantic_mean: Tensor | None = None
     semantic_std: Tensor | None = None
     context_feature: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RiskDistribution:
-    """What the detector says of one prompt-response pair.
-
-    Attributes:
-        mean: d_j by category name, in (0, 1).
-        std: the standard deviation of each category's Beta.
-        alpha: the Beta's first parameter by category.
-        beta: its second.
-        effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above its τ, the riskiest first.
-        is_safe: whether no category is above its τ.
-        truncated_tokens: how many tokens of the pair did not fit the encoder and went unread.
-    """
-
-    mean: dict[str, float]
-    std: dict[str, float]
-    alpha: dict[str, float]
-    beta: dict[str, float]
-    effort: dict[str, str]
-    is_safe: bool
-    truncated_tokens: int
-
-    @property
-    def max_risk(self) -> float:
-        """max_j d_j over all categories, those switched off among them."""
-        return max(self.mean.values())
-
-    def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """The central interval that holds `level` of each category's Beta, as (lower, upper).
-
-        Raises:
-            ValueError: for a level outside (0, 1).
-        """
-        check_threshold("level", level)
-        alpha, beta = torch.tensor(list(self.alpha.values())), torch.tensor(list(self.beta.values()))
-        lower = beta_quantile(alpha, beta, (1 - level) / 2).tolist()
-        upper = beta_quantile(alpha, beta, (1 + level) / 2).tolist()
-        return dict(zip(self.mean, zip(lower, upper, strict=True), strict=True))
 
 
 class SemanticHead(nn.Module):
@@ -202,7 +127,7 @@ def _without_pooler(encoder_config) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
-class LanceForRiskDistribution(PreTrainedModel):
+class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
     """Estimates a continuous risk distribution over the categories from a prompt and the response to it."""
 
     config_class = LanceConfig
@@ -337,120 +262,23 @@ class LanceForRiskDistribution(PreTrainedModel):
             + config.aux_loss_weight * output.aux_loss
         )
 
-    def encode_pairs(
-        self, prompts: Sequence[str], responses: Sequence[str | None] | None = None
-    ) -> tuple[list[dict[str, list[int]]], list[int]]:
-        """Tokenize pairs as the tokenizer's own sentence pairs; a prompt without a response stands alone.
-
-        A pair longer than `config.max_length` loses the end of its longer side, so neither side ever vanishes.
-
-        Args:
-            prompts: the prompts, none of them blank.
-            responses: a response (or `None`) for each; without it every prompt stands alone.
-
-        Returns:
-            The encodings in the order given, and how many tokens each lost.
-
-        Raises:
-            ValueError: for a blank prompt, or lists of unequal lengths.
-        """
-        responses = [None] * len(prompts) if responses is None else responses
-        if len(prompts) != len(responses):
-            raise ValueError(f"prompts and responses must pair up, got {len(prompts)} and {len(responses)}.")
-        for index, prompt in enumerate(prompts):
-            if not prompt.strip():
-                raise ValueError(f"prompt {index} is empty: every pair needs a prompt.")
-        texts = [
-            (prompt,) if response is None or not response.strip() else (prompt, response)
-            for prompt, response in zip(prompts, responses, strict=True)
-        ]
-        encodings: list[dict[str, list[int]]] = [{} for _ in texts]
-        dropped = [0] * len(texts)
-        for sides in (1, 2):
-            rows = [index for index, text in enumerate(texts) if len(text) == sides]
-            if not rows:
-                continue
-            columns = [[texts[row][side] for row in rows] for side in range(sides)]
-            whole = self.tokenizer(*columns, verbose=False)
-            for place, row in enumerate(rows):
-                encodings[row] = {name: whole[name][place] for name in whole}
-                dropped[row] = max(0, len(whole["input_ids"][place]) - self.config.max_length)
-                if dropped[row]:
-                    encodings[row] = dict(
-                        self.tokenizer(*texts[row], truncation=True, max_length=self.config.max_length)
-                    )
-        return encodings, dropped
-
     @torch.inference_mode()
-    def assess(
-        self,
-        prompts: Sequence[str] | str,
-        responses: Sequence[str | None] | str | None = None,
-        batch_size: int = 64,
-        risk_threshold: float | Mapping[str, float | None] | None = None,
-        uncertainty: float | None = None,
-    ) -> list[RiskDistribution]:
-        """Estimate the risk of each pair; batches hold pairs of like length, and results keep the order given.
+    def concentrations(self, encodings: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
+        """α and β of one batch, each of shape `(batch, categories)`, in float32 on the CPU; in evaluation mode.
 
         Args:
-            prompts: the prompts, or a single one.
-            responses: a response (or `None`) for each; without it the prompts are judged alone.
-            batch_size: pairs to a forward pass.
-            risk_threshold: τ in place of the configuration's own, for all categories or by name; `None` for a name
-                switches that category off.
-            uncertainty: level of the Beta's central interval, in (0, 1), whose upper end is then held against τ where
-                it lies above the mean: a risk that the detector isn't sure of counts as higher.
-
-        Returns:
-            One [`RiskDistribution`] a pair.
-
-        Raises:
-            ValueError: for a blank prompt, lists of unequal lengths, a threshold or level outside (0, 1), an unknown
-                category, or a batch size below 1.
+            encodings: of pairs, not padded yet.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        thresholds = self.config.thresholds(risk_threshold)
-        if uncertainty is not None:
-            check_threshold("uncertainty", uncertainty)
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        responses = [responses] if isinstance(responses, str) else responses
-        encodings, dropped = self.encode_pairs(prompts, responses)
-        order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]["input_ids"]))
         was_training = self.training
         self.eval()
-        results: dict[int, RiskDistribution] = {}
         try:
-            for start in logging.tqdm(
-                range(0, len(order), batch_size), desc="assess", disable=len(order) < _PROGRESS_BAR_FROM
-            ):
-                rows = order[start : start + batch_size]
-                batch = self.tokenizer.pad([encodings[row] for row in rows], return_tensors="pt").to(self.device)
-                output = self(**batch)
-                decided = output.risk
-                if uncertainty is not None:
-                    # The mean of a skewed Beta can lie above its interval; the risk counts as no lower for that.
-                    decided = decided.maximum(beta_quantile(output.alpha, output.beta, (1 + uncertainty) / 2))
-                columns = (output.risk, beta_std(output.alpha, output.beta), output.alpha, output.beta, decided)
-                for row, *values in zip(rows, *(column.tolist() for column in columns), strict=True):
-                    results[row] = self._risk_distribution(*values, thresholds, dropped[row])
+            output = self(**self.tokenizer.pad(list(encodings), return_tensors="pt").to(self.device))
         finally:
             self.train(was_training)
-        return [results[row] for row in range(len(order))]
-
-    def _risk_distribution(self, mean, std, alpha, beta, decided, thresholds, truncated_tokens) -> RiskDistribution:
-        named = [dict(zip(self.config.categories, values, strict=True)) for values in (mean, std, alpha, beta, decided)]
-        *described, decided = named
-        efforts = {
-            category: self.config.effort(decided[category], thresholds[category])
-            for category in sorted(decided, key=lambda category: -decided[category])
-            if thresholds[category] is not None
-        }
-        effort = {category: level for category, level in efforts.items() if level is not None}
-        return RiskDistribution(*described, effort=effort, is_safe=not effort, truncated_tokens=truncated_tokens)
+        return output.alpha.cpu(), output.beta.cpu()
 
 
-# So `save_pretrained` copies both files and writes `auto_map`.
+# So `save_pretrained` copies the files and writes `auto_map`.
 LanceConfig.register_for_auto_class()
 LanceForRiskDistribution.register_for_auto_class("AutoModel")
 

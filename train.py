@@ -37,6 +37,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import logging
 
 from command_line import DataclassParser, UsageError, check_folders, run
@@ -316,8 +317,9 @@ def save(model: PreTrainedModel, model_args: ModelArguments, output_dir: str):
     state = model.state_dict()
     if model_args.half_precision:
         state = {name: tensor.half() for name, tensor in state.items()}
-    model.save_pretrained(output_dir, state_dict=state)
-    model.tokenizer.save_pretrained(output_dir)
+    # The pipeline's own `save_pretrained` copies its file too, which the model's doesn't.
+    pipeline_class = get_class_from_dynamic_module("pipeline_lance.RiskDistributionPipeline", str(ROOT))
+    pipeline_class(model, model.tokenizer, device=model.device).save_pretrained(output_dir, state_dict=state)
 
 
 def main(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from detector import ROOT, load_detector
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-CODE = ["configuration_lance.py", "modeling_lance.py"]
+CODE = ["assessment_lance.py", "configuration_lance.py", "modeling_lance.py", "pipeline_lance.py"]
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,13 @@ import sys
 from inspect import getmodule
 
 import pytest
-import scipy.stats
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Beta, Normal, kl_divergence
 from torch.nn import functional
 from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, RobertaConfig
 
-from configuration_lance import EFFORTS
 from detector import detector_class
 
 Lance = detector_class()
@@ -67,18 +65,6 @@ def test_gaussian_kl_is_torchs(mean, std):
     mean, std = torch.tensor([mean]), torch.tensor([std])
     expected = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum(-1)
     torch.testing.assert_close(modeling.gaussian_kl(mean, std), expected, rtol=1e-5, atol=1e-5)
-
-
-@given(st.floats(2e-3, 1e3), st.floats(2e-3, 1e3), st.floats(0.01, 0.99))
-def test_beta_quantile_is_scipys(alpha, beta, probability):
-    value = modeling.beta_quantile(torch.tensor([alpha]), torch.tensor([beta]), probability).item()
-    assert value == pytest.approx(scipy.stats.beta.ppf(probability, alpha, beta), abs=1e-4)
-
-
-def test_beta_std_is_scipys():
-    alpha, beta = torch.tensor([0.2, 3.0]), torch.tensor([5.0, 0.7])
-    expected = [scipy.stats.beta.std(a, b) for a, b in zip(alpha, beta, strict=True)]
-    assert modeling.beta_std(alpha, beta).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_losses_are_the_formulas_and_add_up_to_equation_16():
@@ -196,179 +182,6 @@ def test_heads_stay_in_float32_in_a_bfloat16_model(tmp_path):
     assert model.encoder.dtype == torch.bfloat16
     assert model.rejection_head.alpha.weight.dtype == torch.float32
     assert model(**small_batch()).risk.dtype == torch.float32
-
-
-PAIRS = [
-    ("the cat", "sat on the mat"),
-    ("a dog", None),
-    ("the mat sat on a cat and a dog on a mat", "no"),
-    ("dog", "cat " * 30),
-]
-
-
-def test_assess_keeps_order_whatever_the_batches(tiny_detector):
-    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
-    prompts, responses = zip(*(PAIRS * 3), strict=True)
-    together = model.assess(prompts, responses, batch_size=5)
-    for pair, distribution in zip(PAIRS * 3, together, strict=True):
-        alone = model.assess(pair[0], pair[1])[0] if pair[1] else model.assess(pair[0])[0]
-        assert list(distribution.mean.values()) == pytest.approx(list(alone.mean.values()), abs=1e-6)
-
-
-def test_assess_says_all_that_users_read(tiny_detector):
-    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
-    verdict = model.assess("the cat", "sat on the mat", risk_threshold=0.01)[0]
-    assert list(verdict.mean) == model.config.categories
-    assert not verdict.is_safe
-    risks = [verdict.mean[category] for category in verdict.effort]
-    assert len(risks) == 14
-    assert risks == sorted(risks, reverse=True)
-    assert verdict.max_risk == risks[0]
-    for category, (lower, upper) in verdict.interval(0.9).items():
-        alpha, beta = verdict.alpha[category], verdict.beta[category]
-        assert scipy.stats.beta.cdf(upper, alpha, beta) - scipy.stats.beta.cdf(lower, alpha, beta) == pytest.approx(
-            0.9, abs=1e-3
-        )
-        assert verdict.std[category] == pytest.approx(scipy.stats.beta.std(alpha, beta), rel=1e-4)
-    assert model.assess("the cat", "sat on the mat", risk_threshold=0.99)[0].is_safe
-
-
-@pytest.fixture(scope="module")
-def detector_of(tiny_detector):
-    # The same detector, made to say Beta(alpha, beta) of every pair.
-    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
-
-    def say(alpha, beta):
-        for layer, values in ((model.rejection_head.alpha, alpha), (model.rejection_head.beta, beta)):
-            torch.nn.init.zeros_(layer.weight)
-            layer.bias.data = torch.as_tensor(values, dtype=torch.float32).expand(14).log()
-        return model
-
-    return say
-
-
-LEVELS = (None, *EFFORTS)
-beta_parameters = st.lists(st.floats(0.01, 100), min_size=14, max_size=14)
-levels = st.floats(0.01, 0.99)
-
-
-def ranks(verdict):
-    return [LEVELS.index(verdict.effort.get(category)) for category in verdict.mean]
-
-
-def test_a_category_is_held_against_its_own_threshold(detector_of):
-    model = detector_of(2.0, 6.0)  # means of 0.25, under the configuration's τ of 0.3
-    verdict = model.assess("the cat", risk_threshold={"self_harm": 0.2, "privacy_violation": 0.26})[0]
-    assert verdict.effort == {"self_harm": "Minor"}
-    assert not verdict.is_safe
-
-
-def test_a_category_switched_off_draws_no_effort_and_keeps_its_risk(detector_of):
-    model = detector_of([9.0] * 2 + [1.0] * 12, [1.0] * 2 + [9.0] * 12)
-    first, second = model.config.categories[:2]
-    one_off = model.assess("the cat", risk_threshold={first: None})[0]
-    assert one_off.effort == {second: "Severe"}
-    assert one_off.mean[first] == one_off.max_risk == pytest.approx(0.9)
-    assert model.assess("the cat", risk_threshold={first: None, second: None})[0].is_safe
-
-
-def test_a_threshold_by_name_for_all_categories_is_the_one_for_all(tiny_detector):
-    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
-    by_name = model.assess("the cat", "sat", risk_threshold=dict.fromkeys(model.config.categories, 0.45))
-    assert by_name == model.assess("the cat", "sat", risk_threshold=0.45)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"risk_threshold": {"gossip": 0.5}}, "risk_threshold names 'gossip'"),
-        ({"risk_threshold": {"self_harm": 1.0}}, r"risk_threshold\['self_harm'\] must lie between 0 and 1"),
-        ({"risk_threshold": 0.0}, "risk_threshold must lie between 0 and 1"),
-        ({"uncertainty": 0.0}, "uncertainty must lie between 0 and 1"),
-        ({"uncertainty": 1}, "uncertainty must lie between 0 and 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-    ],
-)
-def test_assess_names_an_option_out_of_range(detector_of, options, message):
-    with pytest.raises(ValueError, match=message):
-        detector_of(1.0, 1.0).assess("the cat", **options)
-
-
-def test_an_unsure_risk_counts_as_higher_than_a_sure_one(detector_of):
-    sure = detector_of(200.0, 600.0).assess("the cat", uncertainty=0.9)[0]
-    unsure = detector_of(2.0, 6.0).assess("the cat", uncertainty=0.9)[0]
-    assert sure.max_risk == pytest.approx(unsure.max_risk) == pytest.approx(0.25)
-    assert sure.is_safe
-    assert set(unsure.effort.values()) == {"Mild"}  # the interval ends at 0.52
-
-
-def test_with_uncertainty_the_upper_end_of_the_interval_decides(detector_of):
-    model = detector_of(2.0, 6.0)
-    plain = model.assess("the cat", risk_threshold=0.2)[0]
-    _, upper = plain.interval(0.8)["self_harm"]
-    for threshold, is_safe in ((upper - 1e-3, False), (upper + 1e-3, True)):
-        verdict = model.assess("the cat", risk_threshold=threshold, uncertainty=0.8)[0]
-        assert verdict.is_safe == is_safe
-        assert (verdict.mean, verdict.std, verdict.alpha, verdict.beta) == (
-            plain.mean,
-            plain.std,
-            plain.alpha,
-            plain.beta,
-        )
-
-
-def test_with_uncertainty_the_effort_stands_in_the_order_of_the_upper_ends(detector_of):
-    model = detector_of([30.0, 1.0] + [0.1] * 12, [40.0, 1.5] + [10.0] * 12)
-    sure, unsure = model.config.categories[:2]
-    assert list(model.assess("the cat")[0].effort.items()) == [(sure, "Minor"), (unsure, "Minor")]
-    assert list(model.assess("the cat", uncertainty=0.9)[0].effort.items()) == [(unsure, "Severe"), (sure, "Mild")]
-
-
-def test_a_category_switched_off_stays_off_under_uncertainty(detector_of):
-    model = detector_of(2.0, 6.0)
-    off = dict.fromkeys(model.config.categories[1:])
-    assert list(model.assess("the cat", risk_threshold=off, uncertainty=0.9)[0].effort) == model.config.categories[:1]
-
-
-@settings(max_examples=60)
-@given(beta_parameters, beta_parameters, levels, levels)
-@example([2.0] * 14, [5.0] * 14, 0.05, 0.285)  # the mean, 2/7, lies above the narrow interval about the median
-@example([0.01] * 14, [0.01] * 14, 0.5, 0.4)
-def test_uncertainty_never_lowers_an_effort(detector_of, alpha, beta, level, threshold):
-    model = detector_of(alpha, beta)
-    plain = model.assess("the cat", risk_threshold=threshold)[0]
-    careful = model.assess("the cat", risk_threshold=threshold, uncertainty=level)[0]
-    assert all(rank <= raised for rank, raised in zip(ranks(plain), ranks(careful), strict=True))
-
-
-@settings(max_examples=60)
-@given(beta_parameters, beta_parameters, levels, levels)
-def test_a_wider_interval_never_lowers_an_effort(detector_of, alpha, beta, one, other):
-    narrow, wide = (detector_of(alpha, beta).assess("the cat", uncertainty=level)[0] for level in sorted((one, other)))
-    assert all(rank <= raised for rank, raised in zip(ranks(narrow), ranks(wide), strict=True))
-
-
-def test_an_over_long_pair_loses_the_end_of_its_longer_side_only(tiny_detector):
-    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
-    limit = model.config.max_length
-    for prompt, response in [("bread " * 3 * limit, "busy street"), ("busy street", "bread " * 3 * limit)]:
-        encodings, dropped = model.encode_pairs([prompt], [response])
-        kept = model.tokenizer.decode(encodings[0]["input_ids"])
-        assert len(encodings[0]["input_ids"]) == limit
-        assert dropped[0] == 3 * limit + 2 + 3 - limit
-        assert "busy street" in kept
-        assert model.assess([prompt], [response])[0].truncated_tokens == dropped[0]
-    assert model.assess("the cat", "sat")[0].truncated_tokens == 0
-
-
-@pytest.mark.parametrize(
-    ("prompts", "responses", "message"),
-    [(["cat", " "], None, "prompt 1 is empty"), (["cat"], ["dog", "mat"], "must pair up, got 1 and 2")],
-)
-def test_assess_refuses_what_it_cannot_pair(tiny_detector, prompts, responses, message):
-    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
-    with pytest.raises(ValueError, match=message):
-        model.assess(prompts, responses)
 
 
 def test_assess_leaves_training_mode_as_it_was(tiny_detector):
