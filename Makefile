@@ -41,8 +41,8 @@ checkpoint: .venv/installed-dev
 
 # The embedded refiner's adapter, trained as it was.
 refiner: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner --num_train_epochs 2 \
-		--per_device_train_batch_size 8 --attn_implementation eager $(ON_CPU)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner --lora_r 32 \
+		--num_train_epochs 2 --per_device_train_batch_size 8 --attn_implementation sdpa $(ON_CPU)
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
 
