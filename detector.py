@@ -1,8 +1,7 @@
-"""The one road to the detector: its class as the Hub's users get it, and checked loads of checkpoints and exports."""
+"""The one road to the detector: its class as the Hub's users get it, and a checked load of a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -11,11 +10,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from errors import UserError, first_line
 
-if TYPE_CHECKING:
-    from exported_detector import ExportedDetector
-
 ROOT = Path(__file__).parent
-EXPORT_FILE = "export.json"  # marks a folder that export_lance.py wrote
 
 
 class DetectorError(UserError):
@@ -27,23 +22,7 @@ def detector_class() -> type[PreTrainedModel]:
     return get_class_from_dynamic_module("modeling_lance.LanceForRiskDistribution", str(ROOT))
 
 
-def load_detector(name_or_path: str | Path = ROOT) -> "PreTrainedModel | ExportedDetector":
-    """A Lance checkpoint from a folder or the Hub, in evaluation mode, or a folder that `export_lance.py` wrote.
-
-    Raises:
-        DetectorError: when there is neither, or the runtime of an export isn't installed.
-    """
-    if not Path(name_or_path, EXPORT_FILE).is_file():
-        return load_checkpoint(name_or_path)
-    from exported_detector import ExportedDetector  # here: it needs this module itself
-
-    try:
-        return ExportedDetector(name_or_path)
-    except OSError as error:
-        raise DetectorError(f"{name_or_path}: no whole export ({first_line(error)})") from None
-
-
-def load_checkpoint(name_or_path: str | Path = ROOT) -> PreTrainedModel:
+def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:
     """A Lance checkpoint from a folder or the Hub, in evaluation mode.
 
     Raises:
@@ -73,7 +52,7 @@ def average_checkpoints(names_or_paths: Sequence[str | Path]) -> PreTrainedModel
     Raises:
         DetectorError: when one can't be loaded, or has other tensors than the first.
     """
-    models = [load_checkpoint(name) for name in names_or_paths]
+    models = [load_detector(name) for name in names_or_paths]
     states = [model.state_dict() for model in models]
     for name, state in zip(names_or_paths, states, strict=True):
         if {key: tensor.shape for key, tensor in state.items()} != {key: t.shape for key, t in states[0].items()}:
