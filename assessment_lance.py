@@ -3,10 +3,11 @@
 Copied to the Hub beside `modeling_lance.py`, so it imports only torch, transformers and the configuration.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice, repeat, zip_longest
+from itertools import accumulate, islice, repeat, zip_longest
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class Windows:
     unread: int = 0
 
 
-class RiskAssessor:
+class RiskAssessor(ABC):
     """Assesses pairs of texts by whatever computes their Betas.
 
     A subclass brings the `config`, the `tokenizer` and `concentrations`.
@@ -122,13 +123,13 @@ class RiskAssessor:
     config: LanceConfig
     tokenizer: PreTrainedTokenizerBase
 
+    @abstractmethod
     def concentrations(self, encodings: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
         """α and β of one batch, each of shape `(batch, categories)`, in float32 on the CPU.
 
         Args:
             encodings: of pairs, not padded yet.
         """
-        raise NotImplementedError
 
     def encode_pairs(
         self, prompts: Sequence[str], responses: Sequence[str | None] | None = None
@@ -182,7 +183,7 @@ class RiskAssessor:
                 it lies above the mean: a risk that the detector isn't sure of counts as higher.
 
         Returns:
-            One [`RiskDistribution`] a pair: a list, or an iterator where `prompts` is none.
+            One [`RiskDistribution`] a pair: a list, or an iterator where `prompts` is one.
 
         Raises:
             ValueError: for a blank prompt, prompts and responses that don't pair up, a threshold or level outside
@@ -221,37 +222,31 @@ class RiskAssessor:
     def _windows_ahead(self, pairs: Iterable[Pair], count: int) -> Iterator[list[Windows]]:
         """The windows of `count` pairs after another, the next ones encoded in a thread while these are scored."""
         remaining = iter(pairs)
+        windows = self._encode_windows(list(islice(remaining, count)))
         with ThreadPoolExecutor(max_workers=1) as tokenizing:
-            upcoming = None
-            while chunk := list(islice(remaining, count)):
-                encoded, upcoming = upcoming, tokenizing.submit(self._encode_windows, chunk)
-                if encoded is not None:
-                    yield encoded.result()
-            if upcoming is not None:
-                yield upcoming.result()
+            while windows:
+                following = list(islice(remaining, count))
+                # Most calls end here: they start no thread.
+                upcoming = tokenizing.submit(self._encode_windows, following) if following else None
+                yield windows
+                windows = upcoming.result() if upcoming else []
 
     def _riskiest(self, windows: Sequence[Windows], batch_size: int, progress) -> tuple[Tensor, Tensor]:
         """α and β of each pair, each category's from the window where its mean is highest."""
-        owners = [place for place, pair in enumerate(windows) for _ in pair.encodings]
+        counts = [len(pair.encodings) for pair in windows]
+        first = {*accumulate(counts, initial=0)}
         encodings = [encoding for pair in windows for encoding in pair.encodings]
-        first = [row == 0 or owners[row - 1] != owner for row, owner in enumerate(owners)]
         order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]["input_ids"]))
         parts = []
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             parts.append(torch.stack(self.concentrations([encodings[row] for row in rows])))
-            progress.update(sum(first[row] for row in rows))  # it counts pairs
+            progress.update(sum(row in first for row in rows))  # it counts pairs
         concentrations = torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]  # (2, windows, categories)
-        if len(encodings) == len(windows):
-            return concentrations[0], concentrations[1]
-        owner = torch.tensor(owners).unsqueeze(-1).expand_as(concentrations[0])
-        mean = concentrations[0] / concentrations.sum(0)
-        highest = mean.new_zeros(len(windows), mean.shape[1]).scatter_reduce(0, owner, mean, "amax")
-        chosen = concentrations.new_empty(2, *highest.shape)
-        for row, place in enumerate(owners):
-            top = mean[row] == highest[place]
-            chosen[:, place, top] = concentrations[:, row, top]
-        return chosen[0], chosen[1]
+        if len(encodings) > len(windows):
+            each = [_riskiest_window(part) for part in concentrations.split(counts, dim=1)]
+            concentrations = torch.stack(each, dim=1)  # (2, pairs, categories)
+        return concentrations[0], concentrations[1]
 
     def _describe(
         self,
@@ -324,6 +319,13 @@ class RiskAssessor:
             text, add_special_tokens=False, truncation=True, max_length=tokens, return_offsets_mapping=True
         )
         return text[: cut["offset_mapping"][-1][1]]
+
+
+def _riskiest_window(concentrations: Tensor) -> Tensor:
+    """α and β of one pair, `(2, categories)`, out of those of its windows, `(2, windows, categories)`."""
+    mean = concentrations[0] / concentrations.sum(0)  # (windows, categories)
+    riskiest = mean.argmax(0).expand(2, 1, -1)
+    return concentrations.gather(1, riskiest).squeeze(1)
 
 
 def _pair_up(prompts: Iterable[str], responses: Iterable[str | None] | None) -> Iterator[Pair]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, Pipeline, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from errors import UserError, first_line
@@ -20,6 +20,11 @@ class DetectorError(UserError):
 def detector_class() -> type[PreTrainedModel]:
     """`LanceForRiskDistribution`, through the Hub's dynamic modules like every user of the checkpoint."""
     return get_class_from_dynamic_module("modeling_lance.LanceForRiskDistribution", str(ROOT))
+
+
+def pipeline_class() -> type[Pipeline]:
+    """`RiskDistributionPipeline`, by the same road."""
+    return get_class_from_dynamic_module("pipeline_lance.RiskDistributionPipeline", str(ROOT))
 
 
 def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:

@@ -37,7 +37,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import logging
 
 from command_line import DataclassParser, UsageError, check_folders, run
@@ -46,7 +45,7 @@ from corpora.mixture import drop_responses, exchange_prompts, label_weights, spl
 from corpora.registers import recast
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
-from detector import ROOT, average_checkpoints, detector_class
+from detector import ROOT, average_checkpoints, detector_class, pipeline_class
 from errors import first_line
 from evaluation.calibration import best_balanced_threshold, fit_platt
 
@@ -318,8 +317,7 @@ def save(model: PreTrainedModel, model_args: ModelArguments, output_dir: str):
     if model_args.half_precision:
         state = {name: tensor.half() for name, tensor in state.items()}
     # The pipeline's own `save_pretrained` copies its file too, which the model's doesn't.
-    pipeline_class = get_class_from_dynamic_module("pipeline_lance.RiskDistributionPipeline", str(ROOT))
-    pipeline_class(model, model.tokenizer, device=model.device).save_pretrained(output_dir, state_dict=state)
+    pipeline_class()(model, model.tokenizer, device=model.device).save_pretrained(output_dir, state_dict=state)
 
 
 def main(

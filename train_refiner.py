@@ -134,10 +134,10 @@ def without_prefix(rows: Dataset, length: int) -> Dataset:
 
 class SharedPrefixTrainer(Trainer):
     """Runs what all chats begin with once a batch, not once a row, and the vocabulary over the replies alone: the same
-    loss and gradients for less than half the work.
+    loss and gradients for about half the work.
 
     Args:
-        prefix: its token ids; the rows of the data sets go on from there, padded on the left.
+        prefix: its token ids, maybe none; the rows of the data sets go on from there, padded on the left.
     """
 
     def __init__(self, *args, prefix: list[int], **kwargs):
@@ -147,22 +147,20 @@ class SharedPrefixTrainer(Trainer):
     def compute_loss(self, model, inputs, *args, **kwargs):
         """The loss over the batch's replies; arguments and result as the Trainer's."""
         mask, labels = inputs["attention_mask"], inputs["labels"]  # (batch, tokens)
-        cache = model(input_ids=self.prefix.to(mask.device), use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(len(mask))  # keeps the graph: gradients flow back into the one pass
-        known = self.prefix.shape[1]
+        known, cache = self.prefix.shape[1], None
+        if known:
+            cache = model(input_ids=self.prefix.to(mask.device), use_cache=True, logits_to_keep=1).past_key_values
+            cache.batch_repeat_interleave(len(mask))  # keeps the graph: gradients flow back into the one pass
         first = (labels != IGNORED).any(dim=0).int().argmax().item()
         kept = labels.shape[1] - first + 1  # the token before a reply predicts its first
-        inputs = (
-            inputs
-            | {
-                "past_key_values": cache,
-                "attention_mask": torch.cat([mask.new_ones(len(mask), known), mask], dim=1),  # (batch, prefix + tokens)
-                "position_ids": (known - 1 + mask.cumsum(dim=1)).clamp(min=0),
-                "labels": labels[:, -kept:],
-                "logits_to_keep": kept,
-            }
-        )
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        after_prefix = {
+            "past_key_values": cache,
+            "attention_mask": torch.cat([mask.new_ones(len(mask), known), mask], dim=1),  # (batch, prefix + tokens)
+            "position_ids": (known - 1 + mask.cumsum(dim=1)).clamp(min=0),
+            "labels": labels[:, -kept:],
+            "logits_to_keep": kept,
+        }
+        return super().compute_loss(model, inputs | after_prefix, *args, **kwargs)
 
 
 def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
@@ -178,7 +176,7 @@ def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
     if not train or not validation:
         raise UsageError(f"{args.demonstrations}: too few demonstrations for a validation split.")
     rows = encode(train + validation, tokenizer)
-    prefix = shared_prefix(rows)
+    prefix = [] if training_args.gradient_checkpointing else shared_prefix(rows)  # checkpointing keeps no cache
     rows = without_prefix(rows, len(prefix))
     trainer = SharedPrefixTrainer(
         model=model,

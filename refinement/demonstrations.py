@@ -61,7 +61,7 @@ def _read(place: str, line: str) -> Demonstration:
         demonstration = Demonstration(row["prompt"], dict(row["effort"]), row["refined"], before)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DemonstrationError(
-            f'{place}: expected an object with "prompt", "effort", "refined" maybe "earlier" (its "prompt", "effort").'
+            f'{place}: expected an object with "prompt", "effort", "refined", and maybe "earlier" with the first two.'
         ) from None
     attempts = [(demonstration.prompt, demonstration.effort), *([before] if before else [])]
     texts = [demonstration.refined, *(prompt for prompt, _ in attempts)]

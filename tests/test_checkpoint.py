@@ -1,7 +1,6 @@
 """The embedded checkpoint at the repository's root, as its users meet it."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from detector import ROOT, load_detector
+from tests.out_of_sight import run_out_of_sight
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 CODE = ["assessment_lance.py", "configuration_lance.py", "modeling_lance.py", "pipeline_lance.py"]
@@ -47,16 +47,9 @@ def test_the_folder_alone_gives_the_same_scores_in_another_process(detector, tmp
         "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True);"
         "print(json.dumps(model.assess('How do I bake bread?', 'Knead, rest, bake.')[0].mean))"
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script, folder],
-        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    scores = run_out_of_sight(script, folder, cwd=tmp_path)
     expected = detector.assess("How do I bake bread?", "Knead, rest, bake.")[0].mean
-    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
+    assert scores == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_readmes_example_runs():

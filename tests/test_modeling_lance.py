@@ -1,7 +1,3 @@
-import json
-import os
-import subprocess
-import sys
 from inspect import getmodule
 
 import pytest
@@ -13,6 +9,7 @@ from torch.nn import functional
 from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, RobertaConfig
 
 from detector import detector_class
+from tests.out_of_sight import run_out_of_sight
 
 Lance = detector_class()
 LanceConfig = Lance.config_class
@@ -197,17 +194,7 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 print(json.dumps(model.assess("the cat", "sat on the mat")[0].mean))
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script, str(tiny_detector)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
+    scores = run_out_of_sight(script, tiny_detector, cwd=tmp_path)
     model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
     expected = model.assess("the cat", "sat on the mat")[0].mean
-    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-6)
+    assert scores == pytest.approx(expected, abs=1e-6)

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from itertools import count
 
 import pytest
@@ -11,6 +8,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import train
 from detector import ROOT, load_detector
+from tests.out_of_sight import run_out_of_sight
 
 PAIRS = [
     {"prompt": "the cat", "response": "sat on the mat"},
@@ -192,21 +190,12 @@ detector = pipeline(model=sys.argv[1], trust_remote_code=True, device="cpu")
 detector.save_pretrained(sys.argv[2])
 print(json.dumps(detector(json.loads(sys.argv[3]))))
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script, tmp_path / "first", tmp_path / "second", json.dumps(PAIRS)],
-        cwd=elsewhere,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        stdin=subprocess.DEVNULL,
-    )
+    folders = (tmp_path / "first", tmp_path / "second")
+    there = run_out_of_sight(script, *folders, json.dumps(PAIRS), cwd=elsewhere)
     again = pipeline(model=str(tmp_path / "second"), trust_remote_code=True, device="cpu")(PAIRS)
-    for results in (json.loads(done.stdout.splitlines()[-1]), again):
+    for results in (there, again):
         for result, expected in zip(results, detector(PAIRS), strict=True):
             assert result["risk"] == pytest.approx(expected["risk"], abs=1e-6)
             assert result["effort"] == expected["effort"]

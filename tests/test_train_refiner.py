@@ -48,12 +48,15 @@ def test_only_the_reply_is_learned(roomy_chat_model, demonstrations):
         assert row["labels"][-len(learned) :] == learned
 
 
-def test_one_pass_over_the_shared_prefix_gives_the_same_loss_and_gradients(roomy_chat_model, demonstrations, tmp_path):
+@pytest.mark.parametrize("shares", [True, False])
+def test_one_pass_over_the_shared_prefix_gives_the_same_loss_and_gradients(
+    roomy_chat_model, demonstrations, tmp_path, shares
+):
     tokenizer = AutoTokenizer.from_pretrained(roomy_chat_model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(roomy_chat_model)
     rows = encode(as_chats(load_demonstrations(demonstrations), seed=0), tokenizer)
-    prefix = shared_prefix(rows)
-    assert SYSTEM_PROMPT in tokenizer.decode(prefix)
+    prefix = shared_prefix(rows) if shares else []
+    assert (SYSTEM_PROMPT in tokenizer.decode(prefix)) == shares
     options = {"model": model, "args": TrainingArguments(tmp_path, use_cpu=True, report_to="none")}
     results = []
     for trainer, dataset in (
@@ -93,8 +96,9 @@ def test_the_script_trains_an_adapter_that_an_engine_takes(roomy_chat_model, dem
     assert engine.generate([chat], SamplingParameters(max_new_tokens=4))[0].completion_tokens > 0
 
 
-def test_rank_zero_trains_all_weights(roomy_chat_model, demonstrations, tmp_path):
-    run_main(*arguments(roomy_chat_model, demonstrations, tmp_path, "--lora_r", "0"))
+@pytest.mark.parametrize("extra", [[], ["--gradient_checkpointing"]])
+def test_rank_zero_trains_all_weights(roomy_chat_model, demonstrations, tmp_path, extra):
+    run_main(*arguments(roomy_chat_model, demonstrations, tmp_path, "--lora_r", "0", *extra))
     before = AutoModelForCausalLM.from_pretrained(roomy_chat_model, dtype="bfloat16").state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="bfloat16").state_dict()
     assert before.keys() == after.keys()
