@@ -113,7 +113,7 @@ def compare(args: argparse.Namespace) -> int:
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
         failed = {"answers": collect_answers(study, samples, store, models)}
         take_measures(store, models)
-        failed["scores"] = collect_scores(study, store, models.pool)
+        failed["scores"] = collect_scores(study, store, models.pool, args.run_dir / "judgements")
     for name, count in failed.items():
         if count:
             print(f"evaluate_lance.py: {count} {name} failed; run it again for just those.", file=sys.stderr)

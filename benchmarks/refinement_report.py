@@ -3,7 +3,8 @@
     python -m benchmarks.refinement_report --prompts_file dev.jsonl --xstest_prompts xstest_prompts.csv \
         --output_dir benchmarks/results
 
-Writes refinement_report.json and .md. Each run's records are kept in --runs_dir, and a rerun goes on where it stopped.
+Writes refinement_report.json and .md. Each run's records are kept in --runs_dir, and a rerun goes on where it stopped;
+so are the target's answers, as all variants ask it the original prompts.
 """
 
 import argparse
@@ -22,19 +23,21 @@ from detector import load_detector
 from evaluation.methods.lance_nf import coarse_refine
 from evaluation.refusals import RefusalDetector
 from generation.base import SamplingParameters
+from generation.cache import CachedEngine
 from generation.engines import EMBEDDED_ADAPTER, load_engine
 from refinement.frame import EXAMPLES
 from refinement.loop import RefinementParameters, refine
 from refinement.output import OutputFile
 from refinement.similarity import SentenceEmbedder, cosine
 
+# Heading and format of each figure.
 COLUMNS = {
-    "converged": "final pair safe",
-    "similarity": "similarity to the original",
-    "refusals": "rigid refusals",
-    "risk": "lowest risk reached",
-    "rewrites": "rewrites a prompt",
-    "seconds": "seconds a prompt",
+    "converged": ("final pair safe", ".1%"),
+    "similarity": ("similarity to the original", ".2f"),
+    "refusals": ("rigid refusals", ".1%"),
+    "risk": ("lowest risk reached", ".2f"),
+    "rewrites": ("rewrites a prompt", ".2f"),
+    "tokens": ("tokens written a prompt", ".0f"),
 }
 
 
@@ -117,21 +120,22 @@ def summarise(records: list[dict]) -> dict[str, float]:
         "refusals": float(np.mean(refused)),
         "risk": float(np.mean(lowest)),
         "rewrites": float(np.mean([len(record["steps"]) - 1 for record in records])),
-        "seconds": float(np.mean([record["seconds"] for record in records])),
+        "tokens": float(np.mean([record["tokens"]["completion"] for record in records])),
     }
 
 
 def as_markdown(report: dict) -> str:
     """The report as a table."""
     lines = [
-        f"{report['n']} prompts, at most {report['max_steps']} rewrites, τ = {report['threshold']}, "
+        f"{report['n']} prompts, at most {report['max_steps']} rewrites, answers of at most "
+        f"{report['max_new_tokens']} tokens, τ = {report['threshold']}, "
         f"seed {report['seed']}; target {report['target']}.",
         "",
-        "| variant | " + " | ".join(COLUMNS.values()) + " |",
+        "| variant | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |",
         "|---|" + "---|" * len(COLUMNS),
     ]
     for name, row in report["variants"].items():
-        cells = (f"{row[c]:.1%}" if c in ("converged", "refusals") else f"{row[c]:.2f}" for c in COLUMNS)
+        cells = (format(row[column], form) for column, (_, form) in COLUMNS.items())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"XSTest safe prompts returned unchanged: {report['xstest_unchanged']:.1%} of {report['xstest_n']}."]
     return "\n".join(lines) + "\n"
@@ -153,7 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="*", help="run these variants alone")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--max_steps", type=int, default=5)
-    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="of an answer")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -166,7 +170,8 @@ def main(args: argparse.Namespace):
     prompts = [text_column(place, row, "prompt") for place, row in read_rows(args.prompts_file)]
     xstest = load_xstest_prompts(args.xstest_prompts)
     safe_prompts = xstest.filter(lambda row: row["is_safe"])["prompt"][:]
-    target, detector, embedder = load_engine(args.target), load_detector(), SentenceEmbedder()
+    target = CachedEngine(load_engine(args.target), args.runs_dir / "answers")
+    detector, embedder = load_detector(), SentenceEmbedder()
     variants = {variant.name: variant for variant in make_variants(args)}
     rows = {
         name: summarise(run_variant(variant, prompts, target, detector, embedder, args.runs_dir / f"{name}.jsonl"))
@@ -179,6 +184,7 @@ def main(args: argparse.Namespace):
     report = {
         "n": len(prompts),
         "max_steps": args.max_steps,
+        "max_new_tokens": args.max_new_tokens,
         "threshold": args.threshold,
         "seed": args.seed,
         "target": args.target,

@@ -15,7 +15,7 @@ from generation.tags import Tags
 
 RUBRICS = ("safety", "helpfulness", "naturalness")
 SCORES = range(1, 11)
-MAX_NEW_TOKENS = 192  # for one sentence and a number
+MAX_NEW_TOKENS = 128  # for one sentence and a number
 SAMPLING = SamplingParameters(MAX_NEW_TOKENS)
 SCHEMA = json.dumps(
     {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from corpora.evaluation_prompts import EvaluationPrompt
 from evaluation.assembly import Models, build_method
@@ -13,6 +14,7 @@ from evaluation.progress import track
 from evaluation.refusals import RefusalDetector
 from evaluation.store import RunStore
 from evaluation.study import Backbone, Study
+from generation.cache import CachedEngine
 
 MEASURE_BATCH = 64  # answers; a kill loses no more of the measures
 
@@ -66,12 +68,19 @@ def take_measures(store: RunStore, models: Models):
             task.advance(len(keys))
 
 
-def collect_scores(study: Study, store: RunStore, pool: EnginePool) -> int:
-    """Store each judge's scores of each answer that lacks them, by the user's prompt; returns how many failed."""
-    return sum(_judge(spelling, store, pool) for spelling in study.judges)
+def collect_scores(study: Study, store: RunStore, pool: EnginePool, judgements: Path) -> int:
+    """Store each judge's scores of each answer that lacks them, by the user's prompt; returns how many failed.
+
+    Args:
+        study: names the judges.
+        store: holds the answers, and takes the scores.
+        pool: loads the judges.
+        judgements: the folder that keeps their replies: two methods' equal answers are judged once.
+    """
+    return sum(_judge(spelling, store, pool, judgements) for spelling in study.judges)
 
 
-def _judge(spelling: str, store: RunStore, pool: EnginePool) -> int:
+def _judge(spelling: str, store: RunStore, pool: EnginePool, judgements: Path) -> int:
     rubrics = load_rubrics()
     items = [
         Item(**_identity(answer), rubric=rubric.name, prompt=answer["prompt"], response=answer["response"])
@@ -82,7 +91,7 @@ def _judge(spelling: str, store: RunStore, pool: EnginePool) -> int:
     if not items:
         return 0
     pool.keep_only({spelling})
-    judge = Judge(pool.get(spelling), spelling, rubrics)
+    judge = Judge(CachedEngine(pool.get(spelling), judgements), spelling, rubrics)
     failed = 0
     with track(f"judge {spelling}", len(items)) as task:
         for score in judge.score(items):

@@ -1,17 +1,19 @@
 """Any causal language model that transformers can load."""
 
 from collections.abc import Sequence
+from os.path import commonprefix
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
 from generation.base import Chat, Completion, SamplingParameters, check_count
 from generation.chat_text import ChatEncoder
 
 
 class TransformersEngine:
-    """Left-padded batches through `model.generate`.
+    """Left-padded batches through `model.generate`; what all chats of a batch begin with is read once.
 
     Args:
         name_or_path: a chat model on the Hub or in a folder.
@@ -56,6 +58,9 @@ class TransformersEngine:
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
+        # A window or a state that forgets would count the padding behind a shared beginning.
+        layers = DynamicCache(config=self.model.config).layers
+        self.keeps_every_token = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
         self.context_length: int = self.model.config.get_text_config().max_position_embeddings
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
@@ -74,7 +79,19 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters) -> list[Completion]:
-        batch = self.tokenizer.pad({"input_ids": encoded}, return_tensors="pt").to(self.device)
+        # All but the last token at most: the first new token comes of what each row still has to read.
+        shared = commonprefix([ids[:-1] for ids in encoded]) if len(encoded) > 1 and self.keeps_every_token else []
+        rest = [{"input_ids": ids[len(shared) :]} for ids in encoded]
+        batch = self.tokenizer.pad(rest, return_tensors="pt").to(self.device)
+        if shared:
+            beginning = torch.tensor([shared], device=self.device)  # (1, S)
+            cache = self.model(beginning, use_cache=True, logits_to_keep=1).past_key_values
+            cache.batch_repeat_interleave(len(encoded))
+            # Padding comes between the beginning and the rest, and the mask hides it.
+            rows = beginning.expand(len(encoded), -1)
+            batch["input_ids"] = torch.cat([rows, batch["input_ids"]], dim=1)  # (B, S + rest)
+            batch["attention_mask"] = torch.cat([torch.ones_like(rows), batch["attention_mask"]], dim=1)
+            batch["past_key_values"] = cache
         width = batch["input_ids"].shape[1]
         decoding: dict[str, float] = {"do_sample": False}
         if sampling.temperature > 0:

@@ -123,6 +123,18 @@ def test_what_the_judge_did_not_answer_is_asked_again_and_nothing_else(study, tm
     assert {score["score"] for score in read_run(tmp_path / "run").scores.values()} == {7}
 
 
+def test_equal_answers_of_two_methods_are_judged_once(study, tmp_path, tiny_detector):
+    with FaultyServer(lambda asked: answer('{"reason": "Plain.", "score": 7}')) as server:
+        content = yaml.safe_load(study.read_text(encoding="utf-8"))
+        content |= {"methods": ["vanilla", "instruct"], "judges": [f"openai:judge@{server.url}"]}
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        options = ("--config", path, "--run_dir", tmp_path / "run", "--detector", tiny_detector)
+        assert evaluate_lance("compare", *options).returncode == 0
+    assert len(server.asked) == 2 * len(RUBRICS)
+    assert len(read_run(tmp_path / "run").scores) == 2 * 2 * len(RUBRICS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -18,7 +18,7 @@ def record(risks, response, converged, similarity=1.0):
         "response": response,
         "converged": converged,
         "similarity": similarity,
-        "seconds": 2.0,
+        "tokens": {"prompt": 9, "completion": 40},
     }
 
 
@@ -33,7 +33,7 @@ def test_the_figures_are_those_by_hand():
         "refusals": 0.5,
         "risk": pytest.approx(0.5),
         "rewrites": 0.5,
-        "seconds": 2.0,
+        "tokens": 40,
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from generation.base import PromptTooLongError, SamplingParameters
 from generation.transformers_engine import TransformersEngine
@@ -67,6 +67,37 @@ def test_a_batch_gives_each_chat_what_it_gets_alone(engine):
     alone = [engine.generate([chat], GREEDY)[0] for chat in chats]
     assert len({completion.text for completion in alone}) == len(chats)
     assert engine.generate(chats, GREEDY) == alone
+
+
+def test_what_the_chats_of_a_batch_begin_with_is_read_once(engine, monkeypatch):
+    read = []
+    forward = engine.model.forward
+
+    def recording(input_ids, **inputs):
+        read.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(engine.model, "forward", recording)
+    chats = [user("How do I bake bread at home? " + question) for question in ("Hi", "Bread?", "Why is it so?")]
+    completions = engine.generate(chats, GREEDY)
+    shared, rest = read[:2]
+    assert shared == (1, 13)
+    assert rest[0] == len(chats)
+    assert shared[1] + rest[1] == max(completion.prompt_tokens for completion in completions)
+
+
+def test_a_model_that_forgets_reads_each_chat_whole_and_answers_alike(tiny_chat_model, tmp_path):
+    shutil.copytree(tiny_chat_model, tmp_path, dirs_exist_ok=True)
+    fields = AutoConfig.from_pretrained(tiny_chat_model).to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    names += ("max_position_embeddings", "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MistralConfig(num_key_value_heads=2, sliding_window=8, **{name: fields[name] for name in names})
+        MistralForCausalLM(config).save_pretrained(tmp_path)
+    windowed = TransformersEngine(str(tmp_path), device="cpu")
+    chats = [user(question) for question in QUESTIONS]
+    assert windowed.generate(chats, GREEDY) == [windowed.generate([chat], GREEDY)[0] for chat in chats]
 
 
 def test_the_order_is_kept_across_batches(engine, tiny_chat_model):
