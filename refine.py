@@ -29,6 +29,7 @@ from refinement.console import show
 from refinement.frame import default_shots
 from refinement.loop import RefinementParameters, refine
 from refinement.output import OutputFile
+from refinement.refusals import RefusalDetector
 from refinement.similarity import SentenceEmbedder
 from refinement.trace import Refinement
 
@@ -155,7 +156,8 @@ def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tu
     )
     lines = list(prompts)
     embedder = SentenceEmbedder()
-    for place, refinement in refine(prompts.values(), target, refiner, detector, embedder, parameters):
+    refusals = RefusalDetector.load()
+    for place, refinement in refine(prompts.values(), target, refiner, detector, embedder, parameters, refusals):
         yield lines[place], refinement
 
 

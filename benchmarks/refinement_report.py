@@ -21,13 +21,13 @@ from corpora.records import read_rows, text_column
 from corpora.xstest import load_xstest_prompts
 from detector import load_detector
 from evaluation.methods.lance_nf import coarse_refine
-from evaluation.refusals import RefusalDetector
 from generation.base import SamplingParameters
 from generation.cache import CachedEngine
 from generation.engines import EMBEDDED_ADAPTER, load_engine
 from refinement.frame import EXAMPLES
 from refinement.loop import RefinementParameters, refine
 from refinement.output import OutputFile
+from refinement.refusals import RefusalDetector
 from refinement.similarity import SentenceEmbedder, cosine
 
 # Heading and format of each figure.
@@ -51,6 +51,7 @@ class Variant:
         parameters: of the loop.
         adapted: whether "embedded" means the embedded refiner, or the same model without its adapter.
         coarse: whether the refiner judges for itself (Lance-nf).
+        refusals_stand: whether a refusal is judged as any answer: where nothing is refined, or not by the loop.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Variant:
     parameters: RefinementParameters
     adapted: bool = True
     coarse: bool = False
+    refusals_stand: bool = False
 
 
 def make_variants(args: argparse.Namespace) -> list[Variant]:
@@ -71,8 +73,8 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
     )
     return [
         Variant("Lance", args.refiner, loop),
-        Variant("Lance-nr", args.refiner, replace(loop, max_steps=0)),
-        Variant("Lance-nf", args.untrained, loop, adapted=False, coarse=True),
+        Variant("Lance-nr", args.refiner, replace(loop, max_steps=0), refusals_stand=True),
+        Variant("Lance-nf", args.untrained, loop, adapted=False, coarse=True, refusals_stand=True),
         Variant("no adapter", args.untrained, loop, adapted=False),
         Variant("few-shot", args.untrained, replace(loop, shots=len(EXAMPLES)), adapted=False),
         *(Variant(f"refiner {spelling}", spelling, loop) for spelling in args.compare),
@@ -95,8 +97,9 @@ def run_variant(variant: Variant, prompts: list[str], target, detector, embedder
 
 
 def _records(variant: Variant, prompts: list[str], target, refiner, detector, embedder):
+    refusals = None if variant.refusals_stand else RefusalDetector.load()
     if not variant.coarse:
-        for place, refinement in refine(prompts, target, refiner, detector, embedder, variant.parameters):
+        for place, refinement in refine(prompts, target, refiner, detector, embedder, variant.parameters, refusals):
             yield place, refinement.as_record()
         return
     refined = coarse_refine(prompts, refiner, variant.parameters.rewrite, variant.parameters.max_steps)
@@ -178,9 +181,9 @@ def main(args: argparse.Namespace):
         for name, variant in variants.items()
         if args.only is None or name in args.only
     }
-    unchanged = run_variant(
-        variants["Lance-nr"], safe_prompts, target, detector, embedder, args.runs_dir / "xstest.jsonl"
-    )
+    lance = variants["Lance"]
+    first_look = replace(lance, parameters=replace(lance.parameters, max_steps=0))
+    unchanged = run_variant(first_look, safe_prompts, target, detector, embedder, args.runs_dir / "xstest.jsonl")
     report = {
         "n": len(prompts),
         "max_steps": args.max_steps,

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from corpora.records import read_rows, text_column
 from corpora.xstest import load_xstest_completions, load_xstest_prompts
-from evaluation.refusals import refusal_features
+from refinement.refusals import refusal_features
 
 FULL_REFUSAL = "2_full_refusal"
 WORDINGS = Path(__file__).parent / "refusal_wordings.json"  # our own: short ones, rare in the corpora

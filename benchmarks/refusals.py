@@ -27,7 +27,7 @@ from benchmarks.refusal_rows import (
 )
 from command_line import OneLineErrors, make_folder, run
 from evaluation.bootstrap import interval
-from evaluation.refusals import WEIGHTS, RefusalDetector
+from refinement.refusals import WEIGHTS, RefusalDetector
 
 DESIGN_MODELS = 3  # the first ones by name
 FOLDS = 5

@@ -20,6 +20,7 @@ from generation.base import SamplingParameters
 from refinement.demonstrations import DEMONSTRATIONS, load_demonstrations
 from refinement.frame import default_shots
 from refinement.loop import Detector, RefinementParameters
+from refinement.refusals import RefusalDetector
 from refinement.similarity import Embedder
 
 DIRECTION_PAIRS = 256  # of a risky prompt and its harmless rewrite, that tell RepE's direction
@@ -68,8 +69,8 @@ def build_method(name: str, backbone: Backbone, study: Study, models: Models) ->
     refiner = study.engine_of(name, backbone, "refiner")
     if name == "lance-nf":
         return LanceNf(engine, pool.get(refiner), loop.answer, loop.rewrite, study.max_steps)
-    method = {"lance": Lance, "lance-nr": LanceNr}[name]
-    return method(engine, pool.get(refiner, adapted=True), models.detector, models.embedder, loop)
+    parts = (engine, pool.get(refiner, adapted=True), models.detector, models.embedder, loop)
+    return LanceNr(*parts) if name == "lance-nr" else Lance(*parts, RefusalDetector.load())
 
 
 def loop_parameters(study: Study) -> RefinementParameters:

@@ -11,10 +11,10 @@ from evaluation.independent import IndependentClassifier
 from evaluation.judge import Item, Judge, load_rubrics
 from evaluation.measures import measure
 from evaluation.progress import track
-from evaluation.refusals import RefusalDetector
 from evaluation.store import RunStore
 from evaluation.study import Backbone, Study
 from generation.cache import CachedEngine
+from refinement.refusals import RefusalDetector
 
 MEASURE_BATCH = 64  # answers; a kill loses no more of the measures
 

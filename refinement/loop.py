@@ -14,6 +14,7 @@ from refinement.similarity import Embedder, cosine
 from refinement.trace import Refinement, Step, rank
 
 Key = tuple[int, int]  # a prompt's place in the input, and the draw
+REFUSED = "the answer refuses, so the prompt was judged alone"
 KEPT = "no reply of the refiner could be used (the last one {fault}); the prompt was kept"
 
 
@@ -38,6 +39,14 @@ class Detector(Protocol):
         uncertainty: float | None = None,
     ) -> Sequence[Verdict]:
         """One risk distribution a pair."""
+        ...
+
+
+class RefusalFinder(Protocol):
+    """What the loop needs of a refusal detector."""
+
+    def detect(self, responses: Sequence[str]) -> Sequence[bool]:
+        """Whether each response is a rigid refusal."""
         ...
 
 
@@ -104,6 +113,7 @@ def refine(
     detector: Detector,
     embedder: Embedder,
     parameters: RefinementParameters,
+    refusals: RefusalFinder | None = None,
 ) -> Iterator[tuple[int, Refinement]]:
     """Refine prompts; each step makes one target call, one detector pass and one refiner call for all under way.
 
@@ -114,6 +124,8 @@ def refine(
         detector: judges the pairs.
         embedder: measures how close a rewrite stays to the original.
         parameters: limits and decoding.
+        refusals: tells a rigid refusal, which is no answer: its prompt is judged alone, and rewritten if that is risky.
+            Without it a refusal is judged as any answer.
 
     Yields:
         The place of a prompt and what came of it, as soon as it is safe, out of steps, or failed.
@@ -126,7 +138,7 @@ def refine(
             live[index] = _Live(Refinement(prompt, error=blank), perf_counter(), prompt, unanswered=blank is None)
         if not live:
             return
-        _answer(target, detector, live, parameters)
+        _answer(target, detector, live, parameters, refusals)
         for index in [index for index, row in live.items() if row.is_done(parameters.max_steps)]:
             row = live.pop(index)
             row.refinement.seconds = perf_counter() - row.started
@@ -134,21 +146,33 @@ def refine(
         _rewrite(refiner, detector, embedder, live, parameters)
 
 
-def _answer(target: TextGenerator, detector: Detector, live: dict[int, _Live], parameters: RefinementParameters):
+def _answer(
+    target: TextGenerator,
+    detector: Detector,
+    live: dict[int, _Live],
+    parameters: RefinementParameters,
+    refusals: RefusalFinder | None,
+):
     """r^t and d^t of every prompt that is new, as another step of its refinement."""
     questions = {
         (index, 0): [[{"role": "user", "content": row.prompt}]] for index, row in live.items() if row.unanswered
     }
     answers = {index: answer for (index, _), answer in _generate(target, questions, live, parameters.answer, "target")}
-    pairs = [(live[index].prompt, answer.text) for index, answer in answers.items()]
-    for index, (prompt, response), verdict in zip(answers, pairs, _judge(detector, pairs, parameters), strict=True):
+    responses = [answer.text for answer in answers.values()]
+    refused = refusals.detect(responses) if refusals else [False] * len(responses)
+    pairs = [
+        (live[index].prompt, None if no_answer else response)
+        for index, response, no_answer in zip(answers, responses, refused, strict=True)
+    ]
+    verdicts = _judge(detector, pairs, parameters)
+    for index, response, no_answer, verdict in zip(answers, responses, refused, verdicts, strict=True):
         row = live[index]
         row.unanswered = False
         row.refinement.calls["detector"] += 1
         gradient = textual_gradient(verdict.mean, verdict.effort)
         row.refinement.steps.append(
             Step(
-                prompt,
+                row.prompt,
                 response,
                 verdict.mean,
                 verdict.std,
@@ -156,6 +180,7 @@ def _answer(target: TextGenerator, detector: Detector, live: dict[int, _Live], p
                 gradient,
                 row.similarity,
                 verdict.truncated_tokens,
+                REFUSED if no_answer else None,
             )
         )
 

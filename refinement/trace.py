@@ -31,7 +31,7 @@ class Step:
         gradient: g^t; empty when the pair is safe.
         similarity: cosine of x^t to x^0.
         truncated_tokens: how much of the pair the detector could not read.
-        note: what went wrong in making x^t, if anything.
+        note: what went wrong with x^t or r^t, if anything.
     """
 
     prompt: str

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from evaluation.methods.base import Answer, TraceStep
 from generation.base import TextGenerator
-from refinement.loop import Detector, RefinementParameters, refine
+from refinement.loop import Detector, RefinementParameters, RefusalFinder, refine
 from refinement.similarity import Embedder
 from refinement.trace import Refinement
 
@@ -21,6 +21,7 @@ class Lance:
         detector: judges the pairs.
         embedder: measures how close a rewrite stays.
         parameters: of the loop, with the decoding of both engines; the backbone's batch size replaces the one in it.
+        refusals: tells an answer that the loop doesn't take for one.
     """
 
     backbone: TextGenerator
@@ -28,6 +29,7 @@ class Lance:
     detector: Detector
     embedder: Embedder
     parameters: RefinementParameters
+    refusals: RefusalFinder | None = None
     name: ClassVar[str] = "lance"
 
     @property
@@ -44,7 +46,7 @@ class Lance:
     def refine(self, prompts: Sequence[str]) -> Iterator[tuple[int, Refinement]]:
         """What the loop makes of each prompt."""
         parameters = replace(self.parameters, batch_size=self.backbone.batch_size)
-        return refine(prompts, self.backbone, self.refiner, self.detector, self.embedder, parameters)
+        return refine(prompts, self.backbone, self.refiner, self.detector, self.embedder, parameters, self.refusals)
 
 
 def as_answer(refinement: Refinement, response: str | None) -> Answer:

@@ -10,7 +10,7 @@ import pytest
 import train
 from benchmarks.refusal_rows import Completions
 from benchmarks.refusals import detect_unseen, figures
-from evaluation.refusals import refusal_features
+from refinement.refusals import refusal_features
 
 ROOT = Path(train.__file__).parent
 LABELS = {

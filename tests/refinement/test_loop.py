@@ -39,12 +39,26 @@ class Draws(Refiner):
         super().__init__(lambda chat: next(self.replies))
 
 
+class Refusals:
+    """Takes these answers for refusals."""
+
+    def __init__(self, *refused):
+        self.refused = refused
+
+    def detect(self, responses):
+        return [response in self.refused for response in responses]
+
+
 def plus(chat):
     return f"<refined>{framed_prompt(chat)}+</refined>"
 
 
 def framed_prompt(chat):
     return chat[-1]["content"].rpartition("<prompt>\n")[2].removesuffix("\n</prompt>")
+
+
+def framed_gradient(chat):
+    return chat[-1]["content"].partition("</gradient>")[0]
 
 
 def asks_again(chat):
@@ -90,10 +104,10 @@ class Embedder:
         return torch.tensor([[0.0, 1.0] if "elsewhere" in text else [1.0, 0.0] for text in texts])
 
 
-def run(prompts, risks, target=None, refiner=None, embedder=None, **parameters):
+def run(prompts, risks, target=None, refiner=None, embedder=None, refusals=None, **parameters):
     target, refiner, detector = target or Target(), refiner or Refiner(), Detector(risks)
     chosen = RefinementParameters(**parameters)
-    finished = list(refine(prompts, target, refiner, detector, embedder or Embedder(), chosen))
+    finished = list(refine(prompts, target, refiner, detector, embedder or Embedder(), chosen, refusals))
     return finished, target, refiner, detector
 
 
@@ -134,6 +148,30 @@ def test_an_unsafe_prompt_is_rewritten_with_its_gradient_until_it_is_safe():
         refiner_chat("a", first.gradient),
         refiner_chat("a+", second.gradient, [Attempt("a", first.gradient, "a+")]),
     ]
+
+
+def test_a_refusal_is_no_answer_its_prompt_is_judged_alone_and_rewritten():
+    refusals = Refusals("answer to a")
+    refinement, _, refiner, detector = run_one("a", {"a": 0.9, "a+": 0.2}, refusals=refusals)
+    assert detector.passes == [[("a", None)], [("a+", "answer to a+")]]
+    assert "privacy violation (risk 0.90, Severe)" in framed_gradient(refiner.batches[0][0])
+    assert [step.note for step in refinement.steps] == ["the answer refuses, so the prompt was judged alone", None]
+    assert refinement.converged
+    assert refinement.response == "answer to a+"
+
+
+def test_a_refusal_of_a_safe_prompt_is_left_as_it_is():
+    refinement, *_ = run_one("a", {"a": 0.1}, refusals=Refusals("answer to a"))
+    assert visited(refinement) == ["a"]
+    assert refinement.converged
+    assert refinement.response == "answer to a"
+
+
+def test_a_risky_prompt_that_is_always_refused_gets_the_constructive_reply():
+    refused = Refusals("answer to a", "answer to a+", "answer to a++")
+    refinement, *_ = run_one("a", {"a": 0.9, "a+": 0.8, "a++": 0.7}, refusals=refused, max_steps=2)
+    assert not refinement.converged
+    assert refinement.response == constructive_reply([CATEGORY])
 
 
 def test_each_step_is_one_call_of_each_engine_and_finished_prompts_leave_the_batch():

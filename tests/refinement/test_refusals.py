@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.refusals import BUCKETS, RefusalDetector, refusal_features
+from refinement.refusals import BUCKETS, RefusalDetector, refusal_features
 
 REFUSALS = [
     "I cannot fulfill this request.",
@@ -91,6 +91,6 @@ def test_a_detector_learns_and_comes_back_from_its_file(tmp_path, monkeypatch):
     texts = ["I refuse to tell.", "I refuse, as ever.", "The sea is blue.", "The sea is deep."]
     fitted = RefusalDetector.fit(refusal_features(texts), np.array([True, True, False, False]), np.ones(4))
     fitted.save(tmp_path / "weights.safetensors")
-    monkeypatch.setattr("evaluation.refusals.WEIGHTS", tmp_path / "weights.safetensors")
+    monkeypatch.setattr("refinement.refusals.WEIGHTS", tmp_path / "weights.safetensors")
     unseen = ["I refuse.", "The sea is wide."]
     assert RefusalDetector.load().detect(unseen) == fitted.detect(unseen) == [True, False]
