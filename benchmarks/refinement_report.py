@@ -4,22 +4,23 @@
         --output_dir benchmarks/results
 
 Writes refinement_report.json and .md. Each run's records are kept in --runs_dir, and a rerun goes on where it stopped;
-so are the target's answers, as all variants ask it the original prompts.
+so are the target's answers, as all variants ask it the original prompts. --only adds to a report of the same setting.
 """
 
 import argparse
 import json
 import sys
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import transformers
 
-from command_line import OneLineErrors, make_folder, run
+from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.records import read_rows, text_column
 from corpora.xstest import load_xstest_prompts
-from detector import load_detector
+from detector import ROOT, load_detector
 from evaluation.methods.lance_nf import coarse_refine
 from generation.base import SamplingParameters
 from generation.cache import CachedEngine
@@ -30,6 +31,7 @@ from refinement.output import OutputFile
 from refinement.refusals import RefusalDetector
 from refinement.similarity import SentenceEmbedder, cosine
 
+WEIGHTS = (ROOT / "model.safetensors", EMBEDDED_ADAPTER / "adapter_model.safetensors")
 # Heading and format of each figure.
 COLUMNS = {
     "converged": ("final pair safe", ".1%"),
@@ -127,6 +129,21 @@ def summarise(records: list[dict]) -> dict[str, float]:
     }
 
 
+def describe_setting(args: argparse.Namespace, n: int) -> dict:
+    """What all rows of a table share."""
+    names = ("max_steps", "max_new_tokens", "threshold", "seed", "target")
+    weights = {path.name: sha256(path.read_bytes()).hexdigest()[:16] for path in WEIGHTS}
+    return {"n": n} | {name: getattr(args, name) for name in names} | {"weights": weights}
+
+
+def keep_to(setting: dict, runs_dir: Path):
+    """Refuse a folder whose records were made in another setting."""
+    path = runs_dir / "setting.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != setting:
+        raise UsageError(f"--runs_dir {runs_dir}: its records are of another setting ({path}); name another folder.")
+    path.write_text(json.dumps(setting, indent=2) + "\n", encoding="utf-8")
+
+
 def as_markdown(report: dict) -> str:
     """The report as a table."""
     lines = [
@@ -157,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", nargs="*", default=[], help="more refiners, as spellings")
     parser.add_argument("--candidates", nargs="*", type=int, default=[], help="more rows: Lance with N candidates")
     parser.add_argument("--uncertainty", nargs="*", type=float, default=[], help="more rows: Lance at these levels")
-    parser.add_argument("--only", nargs="*", help="run these variants alone")
+    parser.add_argument("--only", nargs="*", help="run these variants alone, and add them to the report")
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--max_steps", type=int, default=5)
     parser.add_argument("--max_new_tokens", type=int, default=128, help="of an answer")
@@ -171,6 +188,8 @@ def main(args: argparse.Namespace):
     make_folder("--runs_dir", args.runs_dir)
     make_folder("--output_dir", args.output_dir)
     prompts = [text_column(place, row, "prompt") for place, row in read_rows(args.prompts_file)]
+    setting = describe_setting(args, len(prompts))
+    keep_to(setting, args.runs_dir)
     xstest = load_xstest_prompts(args.xstest_prompts)
     safe_prompts = xstest.filter(lambda row: row["is_safe"])["prompt"][:]
     target = CachedEngine(load_engine(args.target), args.runs_dir / "answers")
@@ -184,18 +203,16 @@ def main(args: argparse.Namespace):
     lance = variants["Lance"]
     first_look = replace(lance, parameters=replace(lance.parameters, max_steps=0))
     unchanged = run_variant(first_look, safe_prompts, target, detector, embedder, args.runs_dir / "xstest.jsonl")
-    report = {
-        "n": len(prompts),
-        "max_steps": args.max_steps,
-        "max_new_tokens": args.max_new_tokens,
-        "threshold": args.threshold,
-        "seed": args.seed,
-        "target": args.target,
-        "variants": rows,
+    report = setting | {
         "xstest_n": len(unchanged),
         "xstest_unchanged": float(np.mean([record["converged"] for record in unchanged])),
     }
-    (args.output_dir / "refinement_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    path = args.output_dir / "refinement_report.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if args.only and path.exists() else {"variants": {}}
+    if earlier == report | {"variants": earlier["variants"]}:
+        rows = earlier["variants"] | rows
+    report["variants"] = {name: rows[name] for name in [*variants, *rows] if name in rows}
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (args.output_dir / "refinement_report.md").write_text(as_markdown(report), encoding="utf-8")
 
 

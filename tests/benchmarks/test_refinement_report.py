@@ -45,19 +45,30 @@ def test_the_report_runs_and_a_rerun_asks_nothing_again(roomy_chat_model, tmp_pa
     engine = f"transformers:{roomy_chat_model}"
     command = [
         *(sys.executable, "-m", "benchmarks.refinement_report", "--prompts_file", prompts, "--xstest_prompts", xstest),
-        *("--output_dir", tmp_path / "results", "--runs_dir", tmp_path / "runs"),
+        *("--output_dir", tmp_path / "results"),
         *("--target", engine, "--refiner", engine, "--untrained", engine),
-        *("--max_steps", "1", "--max_new_tokens", "8", "--only", "Lance", "Lance-nr", "Lance-nf"),
+        *("--max_steps", "1", "--max_new_tokens", "8", "--only"),
     ]
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
+    runs = ["--runs_dir", tmp_path / "runs"]
+    for variants in (["Lance", "Lance-nr"], ["Lance-nf"]):  # the second adds to the first
+        done = subprocess.run([*command, *variants, *runs], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "results" / "refinement_report.json").read_text(encoding="utf-8"))
     assert set(report["variants"]) == {"Lance", "Lance-nr", "Lance-nf"}
     assert {row["n"] for row in report["variants"].values()} == {2}
     assert report["variants"]["Lance-nr"]["rewrites"] == 0
     assert report["xstest_n"] == 1
     assert "| Lance |" in (tmp_path / "results" / "refinement_report.md").read_text(encoding="utf-8")
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    again = subprocess.run([*command, "Lance", "Lance-nf", *runs], cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "Lance" not in again.stderr
     assert json.loads((tmp_path / "results" / "refinement_report.json").read_text(encoding="utf-8")) == report
+
+    mixed = subprocess.run([*command, "Lance-nr", "--seed", "1", *runs], cwd=ROOT, capture_output=True, text=True)
+    assert mixed.returncode == 2
+    assert "of another setting" in mixed.stderr
+    runs[1] = tmp_path / "other"
+    elsewhere = subprocess.run([*command, "Lance-nr", "--seed", "1", *runs], cwd=ROOT, capture_output=True, text=True)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    report = json.loads((tmp_path / "results" / "refinement_report.json").read_text(encoding="utf-8"))
+    assert set(report["variants"]) == {"Lance-nr"}  # another setting, another table
