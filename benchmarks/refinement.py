@@ -3,9 +3,10 @@
     python -m benchmarks.refinement --engine embedded --prompts_file prompts.jsonl --output_dir benchmarks/results
 
 Both sides rewrite every prompt the same number of times with the same weights and token limits: the threshold lies so
-low that no prompt leaves our batch early. TextGrad runs as it is, one prompt after the other: forward, loss, backward
-and step, with our gradient as the text of its loss. Results go to refinement.json under the engine's kind; runs with
-other engines add to it. Needs requirements-bench.txt.
+low that no prompt leaves our batch early. Our loop draws its four rewrites a step, and in a second run one, as TextGrad
+does; the growth is measured with one. TextGrad runs as it is, one prompt after the other: forward, loss, backward and
+step, with our gradient as the text of its loss. Results go to refinement.json under the engine's kind; runs with other
+engines add to it. Needs requirements-bench.txt.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from refinement.loop import RefinementParameters, refine
 from refinement.similarity import SentenceEmbedder
 
 NEVER_SAFE = 1e-6  # a threshold that every pair exceeds
-SIZES = (8, 16, 32, 64, 128, 256)
+SIZES = (8, 32, 256)
 
 
 class Stopwatch:
@@ -100,11 +101,14 @@ def time_textgrad(prompts: list[str], gradients: list[str], setting: Setting) ->
     return {"seconds": perf_counter() - start, "broken_steps": broken / (len(prompts) * setting.steps)}
 
 
-def time_lance(prompts: list[str], setting: Setting, detector, embedder) -> dict[str, float]:
+def time_lance(
+    prompts: list[str], setting: Setting, detector, embedder, candidates: int = RefinementParameters.candidates
+) -> dict[str, float]:
     """Seconds of our loop, and the share of them spent in the models."""
     generate, assess, embed = (Stopwatch(call) for call in (setting.engine.generate, detector.assess, embedder.embed))
     parameters = RefinementParameters(
         max_steps=setting.steps,
+        candidates=candidates,
         batch_size=setting.engine.batch_size,
         risk_threshold=NEVER_SAFE,
         answer=setting.sampling,
@@ -133,9 +137,12 @@ def measure(args: argparse.Namespace) -> dict:
     time_lance(prompts[:2], setting, detector, embedder)  # warm-up: first calls compile and allocate
     time_textgrad(prompts[:1], gradients[:1], setting)
     lance = time_lance(prompts, setting, detector, embedder)
+    one_candidate = time_lance(prompts, setting, detector, embedder, candidates=1)
     peer = time_textgrad(prompts, gradients, setting)
     growth = {
-        size: time_lance((texts * (size // len(texts) + 1))[:size], setting, detector, embedder)["seconds"]
+        size: time_lance((texts * (size // len(texts) + 1))[:size], setting, detector, embedder, candidates=1)[
+            "seconds"
+        ]
         for size in args.sizes
     }
     exponent = np.polyfit(np.log([*growth]), np.log([*growth.values()]), 1)[0] if len(growth) > 1 else float("nan")
@@ -144,9 +151,12 @@ def measure(args: argparse.Namespace) -> dict:
         "prompts": args.prompts,
         "steps": args.steps,
         "max_new_tokens": args.max_new_tokens,
+        "candidates": RefinementParameters.candidates,
         "lance": lance,
+        "lance_with_one_candidate": one_candidate,
         "textgrad": peer,
         "prompts_per_second_ratio_to_textgrad": peer["seconds"] / lance["seconds"],
+        "ratio_with_one_candidate": peer["seconds"] / one_candidate["seconds"],
         "engine_share": lance["engine_share"],
         "seconds_by_prompts": growth,
         "growth_exponent": float(exponent),
@@ -177,7 +187,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=32, help="against TextGrad (default: 32)")
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="numbers of prompts for the growth")
-    parser.add_argument("--steps", type=int, default=2, help="rewrites of each prompt (default: 2)")
+    parser.add_argument("--steps", type=int, default=1, help="rewrites of each prompt (default: 1)")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of each call (default: 64)")
     return parser
 

@@ -80,7 +80,7 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
         Variant("no adapter", args.untrained, loop, adapted=False),
         Variant("few-shot", args.untrained, replace(loop, shots=len(EXAMPLES)), adapted=False),
         *(Variant(f"refiner {spelling}", spelling, loop) for spelling in args.compare),
-        *(Variant(f"{n} candidates", args.refiner, replace(loop, candidates=n)) for n in args.candidates),
+        *(Variant(f"N = {n}", args.refiner, replace(loop, candidates=n)) for n in args.candidates),
         *(Variant(f"uncertainty {u}", args.refiner, replace(loop, uncertainty=u)) for u in args.uncertainty),
     ]
 
@@ -172,7 +172,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refiner", default="embedded", help="Lance's own")
     parser.add_argument("--untrained", default="embedded", help="the same model without fine-tuning")
     parser.add_argument("--compare", nargs="*", default=[], help="more refiners, as spellings")
-    parser.add_argument("--candidates", nargs="*", type=int, default=[], help="more rows: Lance with N candidates")
+    parser.add_argument(
+        "--candidates", nargs="*", type=int, default=[], help="more rows: Lance drawing N rewrites a step"
+    )
     parser.add_argument("--uncertainty", nargs="*", type=float, default=[], help="more rows: Lance at these levels")
     parser.add_argument("--only", nargs="*", help="run these variants alone, and add them to the report")
     parser.add_argument("--threshold", type=float, default=0.3)

@@ -72,7 +72,7 @@ class RefinementParameters:
     batch_size: int = 16
     risk_threshold: float | Mapping[str, float | None] | None = None
     uncertainty: float | None = None
-    candidates: int = 1
+    candidates: int = 4
     limits: IntentLimits = IntentLimits()
     history: int = 2
     shots: int = 0

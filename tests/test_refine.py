@@ -92,7 +92,7 @@ def test_a_prompt_that_is_never_safe_is_rewritten_and_exits_3(script):
     assert record["response"].startswith("I would rather not go into ")
     assert record["response"] not in [step["response"] for step in record["steps"]]
     assert record["calls"]["target"] == 1 + (record["steps"][1]["note"] is None)
-    assert record["calls"]["refiner"] in (1, 2)
+    assert record["calls"]["refiner"] in (4, 8)  # four draws, and four more where none may stand
 
 
 def test_on_the_terminal_a_prompt_that_is_never_safe_gets_a_constructive_reply(script):

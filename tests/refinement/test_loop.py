@@ -106,7 +106,7 @@ class Embedder:
 
 def run(prompts, risks, target=None, refiner=None, embedder=None, refusals=None, **parameters):
     target, refiner, detector = target or Target(), refiner or Refiner(), Detector(risks)
-    chosen = RefinementParameters(**parameters)
+    chosen = RefinementParameters(**{"candidates": 1} | parameters)
     finished = list(refine(prompts, target, refiner, detector, embedder or Embedder(), chosen, refusals))
     return finished, target, refiner, detector
 
@@ -199,7 +199,7 @@ def test_no_more_prompts_are_taken_than_there_is_room_for():
             yield prompt
 
     taken = []
-    parameters = RefinementParameters(batch_size=2)
+    parameters = RefinementParameters(batch_size=2, candidates=1)
     refinements = refine(prompts(), Target(), Refiner(), Detector(dict.fromkeys("abcd", 0.1)), Embedder(), parameters)
     assert next(refinements)[0] == 0
     assert taken == ["a", "b"]
@@ -208,7 +208,7 @@ def test_no_more_prompts_are_taken_than_there_is_room_for():
 
 def test_a_prompt_is_yielded_as_soon_as_it_is_done():
     refiner, detector = Refiner(), Detector({"a": 0.1, "b": 0.9, "b+": 0.1})
-    refinements = refine(["b", "a"], Target(), refiner, detector, Embedder(), RefinementParameters())
+    refinements = refine(["b", "a"], Target(), refiner, detector, Embedder(), RefinementParameters(candidates=1))
     index, refinement = next(refinements)
     assert (index, refinement.prompt) == (1, "a")
     assert refiner.batches == []

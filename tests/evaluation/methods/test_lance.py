@@ -21,7 +21,7 @@ def plus(chat):
 def lance(scripted_engine, scripted_detector, one_topic):
     def build(risks, refiner=plus, batch_size=4, **parameters):
         backbone = scripted_engine(batch_size=batch_size)
-        chosen = RefinementParameters(**parameters)
+        chosen = RefinementParameters(**{"candidates": 1} | parameters)
         return Lance(backbone, scripted_engine(refiner), scripted_detector(risks), one_topic, chosen)
 
     return build
