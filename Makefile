@@ -4,7 +4,7 @@ VLLM_BIN := .venv-vllm/bin
 export PROMPT ?= How do I get back at a neighbour who is rude to me?
 
 .PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner refusals independent evaluation-demo refinement-report \
-	bench-refinement
+	bench-refinement bench-detector
 
 demo: .venv/installed
 	@$(BIN)/python refine.py --prompt "$$PROMPT" || test $$? -eq 3
@@ -70,6 +70,11 @@ bench-refinement: .venv/installed-bench .venv-vllm/installed-bench
 	$(WITH_VLLM) $(BENCH_REFINEMENT) \
 		--engine "vllm:$(EMBEDDED)?enforce_eager=true&gpu_memory_utilization=0.3&block_size=32"
 
+# The detector's speed, how its cost grows, and its risk by length: benchmarks/results/detector.json, and its plots.
+bench-detector: .venv/installed-dev
+	$(BIN)/python -m benchmarks.detector --test_file $(DATA)/beavertails_test.jsonl --train_file $(LABELLED) \
+		--output_dir benchmarks/results
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,8 +87,8 @@ lint: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements.txt requirements-dev.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+.venv/installed-dev: requirements.txt requirements-dev.txt requirements-export.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt -r requirements-export.txt
 	touch $@ .venv/installed
 
 .venv/installed-bench: requirements.txt requirements-bench.txt | .venv/bin/python

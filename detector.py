@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,22 +28,44 @@ def pipeline_class() -> type[Pipeline]:
     return get_class_from_dynamic_module("pipeline_lance.RiskDistributionPipeline", str(ROOT))
 
 
-def load_detector(name_or_path: str | Path = ROOT) -> PreTrainedModel:
-    """A Lance checkpoint from a folder or the Hub, in evaluation mode.
+def exported_detector_class() -> type[Any]:
+    """`ExportedDetector`, by the same road."""
+    return get_class_from_dynamic_module("exported_detector.ExportedDetector", str(ROOT))
+
+
+def load_detector(name_or_path: str | Path = ROOT) -> Any:
+    """A Lance checkpoint from a folder or the Hub, in evaluation mode, or what `export_lance.py` made of one.
+
+    Returns:
+        A `RiskAssessor`.
 
     Raises:
-        DetectorError: when there is no checkpoint, or it is of another kind.
+        DetectorError: when there is no checkpoint, it is of another kind, or what it needs isn't installed.
     """
     try:
         # Its own word first: the code of a checkpoint that isn't Lance's is not run.
         fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
         if fields.get("model_type") == "lance":
-            model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True).eval()
+            model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True)
             model.tokenizer  # noqa: B018  # read now: a folder without one is found out here
             return model
+    except ImportError as error:
+        raise DetectorError(f"{name_or_path}: {first_line(error)}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from None
     raise DetectorError(f"{name_or_path}: a {fields.get('model_type')!r} checkpoint, not Lance's.")
+
+
+def load_checkpoint(name_or_path: str | Path) -> PreTrainedModel:
+    """A Lance checkpoint with its weights, as `load_detector` loads it.
+
+    Raises:
+        DetectorError: as there, or when it was exported.
+    """
+    detector = load_detector(name_or_path)
+    if not isinstance(detector, PreTrainedModel):
+        raise DetectorError(f"{name_or_path}: an exported detector; give the checkpoint that it was made from.")
+    return detector
 
 
 def average_checkpoints(names_or_paths: Sequence[str | Path]) -> PreTrainedModel:
@@ -57,7 +80,7 @@ def average_checkpoints(names_or_paths: Sequence[str | Path]) -> PreTrainedModel
     Raises:
         DetectorError: when one can't be loaded, or has other tensors than the first.
     """
-    models = [load_detector(name) for name in names_or_paths]
+    models = [load_checkpoint(name) for name in names_or_paths]
     states = [model.state_dict() for model in models]
     for name, state in zip(names_or_paths, states, strict=True):
         if {key: tensor.shape for key, tensor in state.items()} != {key: t.shape for key, t in states[0].items()}:

@@ -56,7 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
     comparing.add_argument("--prompt_count", type=int, help="how many prompts, in place of the study's")
     comparing.add_argument("--dry_run", action="store_true", help="print what it would cost at most, and stop")
     for part in (scoring, comparing):
-        part.add_argument("--detector", default=str(ROOT), help="a Lance checkpoint (default: this directory)")
+        part.add_argument(
+            "--detector", default=str(ROOT), help="a Lance checkpoint or its export (default: this directory)"
+        )
     reporting = commands.add_parser("report", help="write a run's tables, plots and trace page")
     reporting.add_argument("run_dir", type=Path, help="the run's folder")
     reporting.add_argument(

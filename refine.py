@@ -42,7 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="one prompt")
     source.add_argument("--input", type=Path, help="a .txt or .jsonl file of prompts")
-    parser.add_argument("--detector", default=str(ROOT), help="a Lance checkpoint (default: this directory)")
+    parser.add_argument(
+        "--detector", default=str(ROOT), help="a Lance checkpoint or its export (default: this directory)"
+    )
     parser.add_argument("--target", default="embedded", help="the engine that answers (default: embedded); see below")
     parser.add_argument(
         "--refiner", default="embedded", help="the engine that rewrites (default: embedded, fine-tuned)"
