@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, Pipeline, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import cached_file
 
 from errors import UserError, first_line
 
@@ -46,8 +47,9 @@ def load_detector(name_or_path: str | Path = ROOT) -> Any:
         # Its own word first: the code of a checkpoint that isn't Lance's is not run.
         fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
         if fields.get("model_type") == "lance":
+            cached_file(name_or_path, "tokenizer.json")  # where it is missing, AutoTokenizer makes up an empty one
             model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True)
-            model.tokenizer  # noqa: B018  # read now: a folder without one is found out here
+            model.tokenizer  # noqa: B018  # read now: a broken one is found out here
             return model
     except ImportError as error:
         raise DetectorError(f"{name_or_path}: {first_line(error)}") from None

@@ -26,3 +26,10 @@ def test_checkpoints_of_other_shapes_have_no_mean(tiny_encoder, tmp_path):
     first, other = (save_detector(tmp_path / str(size), tiny_encoder, seed=0, latent_size=size) for size in (8, 4))
     with pytest.raises(DetectorError, match=r"4: its tensors are not those of .*8"):
         average_checkpoints([first, other])
+
+
+def test_a_checkpoint_without_its_tokenizer_is_named(tiny_encoder, tmp_path):
+    folder = save_detector(tmp_path / "lance", tiny_encoder, seed=0)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(DetectorError, match="lance: no Lance checkpoint .*tokenizer.json"):
+        load_detector(folder)

@@ -151,7 +151,7 @@ def test_the_command_measures_its_parts_and_a_rerun_keeps_the_others(tmp_path, r
     [
         (("--test_file", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--train_file", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
-        (("--detector", "nowhere"), "nowhere: no Lance checkpoint"),
+        (("--detector", "./nowhere"), "nowhere: no Lance checkpoint"),
         (("--rounds", "0"), "must be at least 1, got 0"),
     ],
 )
