@@ -26,7 +26,7 @@ def test_the_loop_is_counted_to_its_last_step():
 
 def test_each_role_goes_to_its_own_engine():
     backbone = Backbone("A", "vllm:a", instruct="vllm:b", repe="transformers:a")
-    study = Study((backbone,), refiner="vllm:r", coarse_refiner="vllm:c", judges=("vllm:j",), max_steps=2)
+    study = Study((backbone,), refiner="vllm:r", coarse_refiner="vllm:c", judges=("vllm:j",), max_steps=2, candidates=1)
     rows = projected(study)
     assert {engine: row.calls for engine, row in rows.items()} == {
         "vllm:a": 2 * (1 + 1 + 5 + 3 + 1 + 1),  # vanilla, sysprompt, selfrefine, lance, lance-nr, lance-nf
