@@ -180,7 +180,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threshold", type=float, default=0.3)
     parser.add_argument("--max_steps", type=int, default=5)
     parser.add_argument("--max_new_tokens", type=int, default=128, help="of an answer")
-    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -5,20 +5,22 @@ from os.path import commonprefix
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
-from transformers.cache_utils import DynamicLayer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from generation.base import Chat, Completion, SamplingParameters, check_count
 from generation.chat_text import ChatEncoder
+from generation.shared_beginning import ATTENTION, can_share, share
+
+BATCH_TOKENS = 2**15  # read at once, at most: the memory that a batch of long chats takes grows with them
 
 
 class TransformersEngine:
-    """Left-padded batches through `model.generate`; what all chats of a batch begin with is read once.
+    """Left-padded batches through `model.generate`; on the CPU, what all chats of a batch begin with is read once.
 
     Args:
         name_or_path: a chat model on the Hub or in a folder.
         adapter: a LoRA adapter's folder, if any; it is merged into the weights.
-        batch_size: chats to a batch.
+        batch_size: most chats to a batch.
         device: such as `"cuda"`; the first accelerator when not given, else the CPU.
         dtype: such as `"float32"`; the checkpoint's own when not given.
 
@@ -33,7 +35,7 @@ class TransformersEngine:
         self,
         name_or_path: str,
         adapter: str | None = None,
-        batch_size: int = 16,
+        batch_size: int = 64,
         device: str | None = None,
         dtype: str = "auto",
     ):
@@ -58,9 +60,9 @@ class TransformersEngine:
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
-        # A window or a state that forgets would count the padding behind a shared beginning.
-        layers = DynamicCache(config=self.model.config).layers
-        self.keeps_every_token = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+        self.shares_beginnings = can_share(self.model)
+        if self.shares_beginnings:
+            self.model.set_attn_implementation(ATTENTION)
         self.context_length: int = self.model.config.get_text_config().max_position_embeddings
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
@@ -72,7 +74,13 @@ class TransformersEngine:
         completions: dict[int, Completion] = {}
         # A chat without full room for its answer goes alone: it would shorten the answers of its batch.
         roomy = [row for row in order if len(encoded[row]) + sampling.max_new_tokens <= self.context_length]
-        batches = [roomy[start : start + self.batch_size] for start in range(0, len(roomy), self.batch_size)]
+        batches: list[list[int]] = []
+        for row in roomy:
+            size = len(batches[-1]) + 1 if batches else 0
+            if 0 < size <= self.batch_size and size * len(encoded[row]) <= BATCH_TOKENS:
+                batches[-1].append(row)
+            else:
+                batches.append([row])
         for rows in [*batches, *([row] for row in order[len(roomy) :])]:
             completions |= zip(rows, self._generate_batch([encoded[row] for row in rows], sampling), strict=True)
         return [completions[index] for index in range(len(chats))]
@@ -80,13 +88,13 @@ class TransformersEngine:
     @torch.inference_mode()
     def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters) -> list[Completion]:
         # All but the last token at most: the first new token comes of what each row still has to read.
-        shared = commonprefix([ids[:-1] for ids in encoded]) if len(encoded) > 1 and self.keeps_every_token else []
+        shared = commonprefix([ids[:-1] for ids in encoded]) if len(encoded) > 1 and self.shares_beginnings else []
         rest = [{"input_ids": ids[len(shared) :]} for ids in encoded]
         batch = self.tokenizer.pad(rest, return_tensors="pt").to(self.device)
         if shared:
             beginning = torch.tensor([shared], device=self.device)  # (1, S)
             cache = self.model(beginning, use_cache=True, logits_to_keep=1).past_key_values
-            cache.batch_repeat_interleave(len(encoded))
+            share(cache)
             # Padding comes between the beginning and the rest, and the mask hides it.
             rows = beginning.expand(len(encoded), -1)
             batch["input_ids"] = torch.cat([rows, batch["input_ids"]], dim=1)  # (B, S + rest)

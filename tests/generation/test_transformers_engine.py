@@ -107,6 +107,21 @@ def test_the_order_is_kept_across_batches(engine, tiny_chat_model):
     )
 
 
+def test_long_chats_make_smaller_batches(engine, monkeypatch):
+    chats = [user("Hi"), *[user(question) for question in QUESTIONS], long_question(engine, CONTEXT_LENGTH - 20)]
+    expected, rows = engine.generate(chats, GREEDY), []
+    longest = max(completion.prompt_tokens for completion in expected)
+    monkeypatch.setattr("generation.transformers_engine.BATCH_TOKENS", longest)
+    generate = engine.model.generate
+    monkeypatch.setattr(
+        engine.model, "generate", lambda **batch: rows.append(batch["input_ids"].shape) or generate(**batch)
+    )
+    assert engine.generate(chats, GREEDY) == expected
+    assert len(rows) > 1
+    assert sum(size for size, _ in rows) == len(chats)
+    assert all(size * width <= longest for size, width in rows)
+
+
 def test_a_long_neighbour_does_not_shorten_an_answer(engine):
     short, long = user("Hi"), long_question(engine, CONTEXT_LENGTH - 3)
     assert engine.generate([short, long], GREEDY)[0] == engine.generate([short], GREEDY)[0]
