@@ -15,6 +15,7 @@ from refinement.trace import Refinement, Step, rank
 
 Key = tuple[int, int]  # a prompt's place in the input, and the draw
 REFUSED = "the answer refuses, so the prompt was judged alone"
+REFUSED_AGAIN = "the answer refuses, so the last gradient stands"
 KEPT = "no reply of the refiner could be used (the last one {fault}); the prompt was kept"
 
 
@@ -124,8 +125,8 @@ def refine(
         detector: judges the pairs.
         embedder: measures how close a rewrite stays to the original.
         parameters: limits and decoding.
-        refusals: tells a rigid refusal, which is no answer: its prompt is judged alone, and rewritten if that is risky.
-            Without it a refusal is judged as any answer.
+        refusals: tells a rigid refusal, which is no answer: its prompt is judged alone and rewritten if that is risky,
+            and a rewrite that is refused is rewritten whatever its risk. Without it a refusal is judged as any answer.
 
     Yields:
         The place of a prompt and what came of it, as soon as it is safe, out of steps, or failed.
@@ -169,20 +170,22 @@ def _answer(
         row = live[index]
         row.unanswered = False
         row.refinement.calls["detector"] += 1
-        gradient = textual_gradient(verdict.mean, verdict.effort)
-        row.refinement.steps.append(
-            Step(
-                row.prompt,
-                response,
-                verdict.mean,
-                verdict.std,
-                verdict.effort,
-                gradient,
-                row.similarity,
-                verdict.truncated_tokens,
-                REFUSED if no_answer else None,
-            )
+        step = Step(
+            row.prompt,
+            response,
+            verdict.mean,
+            verdict.std,
+            verdict.effort,
+            textual_gradient(verdict.mean, verdict.effort),
+            row.similarity,
+            verdict.truncated_tokens,
+            REFUSED if no_answer else None,
         )
+        if no_answer and step.is_safe and row.refinement.steps:
+            # The rewrite seems harmless, and the target won't answer it: it goes on where it was going.
+            last = row.refinement.steps[-1]
+            step = replace(step, effort=last.effort, gradient=last.gradient, note=REFUSED_AGAIN)
+        row.refinement.steps.append(step)
 
 
 def _judge(

@@ -167,6 +167,15 @@ def test_a_refusal_of_a_safe_prompt_is_left_as_it_is():
     assert refinement.response == "answer to a"
 
 
+def test_a_refused_rewrite_is_rewritten_whatever_its_risk():
+    refusals = Refusals("answer to a+")
+    refinement, _, refiner, _ = run_one("a", {"a": 0.9, "a+": 0.1, "a++": 0.2}, refusals=refusals)
+    refused = refinement.steps[1]
+    assert (refused.prompt, refused.gradient) == ("a+", refinement.steps[0].gradient)
+    assert refused.note == "the answer refuses, so the last gradient stands"
+    assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a++", "answer to a++", True)
+
+
 def test_a_risky_prompt_that_is_always_refused_gets_the_constructive_reply():
     refused = Refusals("answer to a", "answer to a+", "answer to a++")
     refinement, *_ = run_one("a", {"a": 0.9, "a+": 0.8, "a++": 0.7}, refusals=refused, max_steps=2)
