@@ -18,12 +18,12 @@ from time import perf_counter
 from types import SimpleNamespace
 
 import matplotlib
-import numpy as np
 import textgrad
 import transformers
 from matplotlib import pyplot
 from textgrad.engine import EngineLM
 
+from benchmarks.growth import growth_exponent
 from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.records import read_rows, text_column
 from detector import load_detector
@@ -145,7 +145,6 @@ def measure(args: argparse.Namespace) -> dict:
         ]
         for size in args.sizes
     }
-    exponent = np.polyfit(np.log([*growth]), np.log([*growth.values()]), 1)[0] if len(growth) > 1 else float("nan")
     report = {
         "engine": args.engine,
         "prompts": args.prompts,
@@ -159,7 +158,7 @@ def measure(args: argparse.Namespace) -> dict:
         "ratio_with_one_candidate": peer["seconds"] / one_candidate["seconds"],
         "engine_share": lance["engine_share"],
         "seconds_by_prompts": growth,
-        "growth_exponent": float(exponent),
+        "growth_exponent": growth_exponent(growth),
     }
     if args.engine.startswith("vllm:"):
         report["prefix_cache_hit_rate"] = engine.prefix_cache_hit_rate()  # type: ignore[attr-defined]
@@ -172,7 +171,8 @@ def plot(results: dict, path: Path):
     figure, axes = pyplot.subplots(figsize=(5, 4))
     for kind, report in results.items():
         growth = report["seconds_by_prompts"]
-        label = f"{kind}: exponent {report['growth_exponent']:.2f}"
+        exponent = report["growth_exponent"]
+        label = kind if exponent is None else f"{kind}: exponent {exponent:.2f}"
         axes.loglog([int(size) for size in growth], [*growth.values()], marker="o", label=label)
     axes.set(xlabel="prompts", ylabel="seconds")
     axes.legend()

@@ -13,10 +13,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import transformers
 
 from benchmarks.detector.pairs import LabelledPairs
+from benchmarks.growth import growth_exponent
 from command_line import OneLineErrors
 from detector import load_detector
 
@@ -30,7 +30,10 @@ def measure(detector: str, test_file: str, sizes: Sequence[int]) -> dict:
         sizes: numbers of pairs.
     """
     by_size = {size: measure_in_process(detector, test_file, size) for size in sizes}
-    return {"sizes": by_size, "seconds_growth_exponent": exponent({n: row["seconds"] for n, row in by_size.items()})}
+    return {
+        "sizes": by_size,
+        "seconds_growth_exponent": growth_exponent({n: row["seconds"] for n, row in by_size.items()}),
+    }
 
 
 def measure_in_process(detector: str, test_file: str, size: int) -> dict:
@@ -60,13 +63,6 @@ def memory_megabytes(field: str) -> float:
     """One of the kernel's figures of this process, such as VmHWM, its peak of resident memory."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(fields[field].split()[0]) / 1024
-
-
-def exponent(seconds: dict[int, float]) -> float | None:
-    """The k of seconds ~ size^k, fitted on logarithms; `None` of fewer than two sizes."""
-    if len(seconds) < 2:
-        return None
-    return float(np.polyfit(np.log([*seconds]), np.log([*seconds.values()]), 1)[0])
 
 
 def main(args: argparse.Namespace):

@@ -11,7 +11,6 @@ import train
 from benchmarks.detector.encoder import Buckets
 from benchmarks.detector.exported import choose, compare
 from benchmarks.detector.figures import gather
-from benchmarks.detector.growth import exponent
 from benchmarks.detector.latency import first_words
 from benchmarks.detector.length import by_length, draw_filler, hide
 from benchmarks.detector.machine import cpu_model
@@ -46,11 +45,6 @@ def test_the_bins_are_those_by_hand():
     assert [row["risk"] for row in rows] == pytest.approx([0.3, 0.8, 0.9])
     assert [row["flagged"] for row in rows] == [0.5, 1, 1]
     assert [row["tokens"] for row in rows] == [18, 32, 300]
-
-
-def test_linear_growth_has_exponent_one():
-    assert exponent({10: 2.0, 100: 20.0, 1000: 200.0}) == pytest.approx(1)
-    assert exponent({10: 2.0}) is None
 
 
 def test_the_fastest_format_that_loses_little_is_chosen():
