@@ -3,45 +3,104 @@
     python -m benchmarks.independent --data ../shared/data --output_dir benchmarks/results
 
 Its training rows are those that train.py holds out of BeaverTails and of the safe files, with the same share and seed,
-and BeaverTails' uncategorised unsafe rows. Writes the weights and independent.json.
+and BeaverTails' uncategorised unsafe rows. Harmful pairs come from BeaverTails alone, so its few safe ones have to
+weigh as much: else the classifier tells BeaverTails from the rest. How much the safe files count beside them, and the
+regularisation, are chosen by cross-validation. Writes the weights and independent.json.
 """
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import transformers
-from datasets import concatenate_datasets
-from sklearn.metrics import average_precision_score, f1_score, recall_score
+from datasets import Dataset, concatenate_datasets
+from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+from sklearn.model_selection import GroupKFold
 
 from command_line import OneLineErrors, make_folder, run
 from configuration_lance import BEAVERTAILS_CATEGORIES
 from corpora.beavertails import load_beavertails
 from corpora.pairs import load_pairs
 from corpora.safe import load_safe
-from corpora.splits import split_by_prompt
+from corpora.splits import normalise, split_by_prompt
 from evaluation.independent import IndependentClassifier, PairFeatures
 
 HELD_OUT = 0.1  # train.py's --validation_share
 SEED = 42  # and its --seed
+FOLDS = 3
+SHARES = (0.1, 0.25, 0.5)  # of the safe files in the weight of all safe pairs
+STRENGTHS = (0.0001, 0.0003, 0.001, 0.003)
 SAFE_FILES = ("safe_pairs.jsonl", "safe_responses_to_risky.jsonl")
 
 
-def training_rows(data: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Prompts, responses and whether each pair is harmful."""
+@dataclass(frozen=True)
+class Rows:
+    """Labelled pairs.
+
+    Args:
+        prompts: one a pair.
+        responses: one a pair.
+        harmful: of shape `(pairs,)`, bool.
+        elsewhere: of shape `(pairs,)`, bool: not from BeaverTails.
+    """
+
+    prompts: list[str]
+    responses: list[str]
+    harmful: np.ndarray
+    elsewhere: np.ndarray
+
+    def importance(self, share_elsewhere: float) -> np.ndarray:
+        """Weights by which harmful and safe pairs count alike, of the safe ones this share from elsewhere."""
+        harmful, elsewhere = self.harmful, self.elsewhere
+        importance = np.where(harmful, 1 / harmful.sum(), (1 - share_elsewhere) / (~harmful & ~elsewhere).sum())
+        importance[elsewhere] = share_elsewhere / elsewhere.sum()
+        return importance * len(harmful) / 2
+
+
+def training_rows(data: Path) -> Rows:
+    """What the classifier learns from."""
     labelled = load_beavertails(str(data / "beavertails_train.jsonl"), BEAVERTAILS_CATEGORIES)
     _, held_out = split_by_prompt(labelled, HELD_OUT, SEED)
-    safe = [load_safe(str(data / name), BEAVERTAILS_CATEGORIES) for name in SAFE_FILES]
-    rows = concatenate_datasets([held_out, *(split_by_prompt(file, HELD_OUT, SEED)[1] for file in safe)])
-    rows = rows.filter(lambda row: row["response"] is not None, load_from_cache_file=False)
-    harmful = [max(labels) > 0.5 for labels in rows["labels"]]
-    uncategorised = [
-        json.loads(line) for line in (data / "beavertails_unsafe_uncategorised.jsonl").read_text("utf-8").splitlines()
-    ]
-    prompts = rows["prompt"][:] + [row["prompt"] for row in uncategorised]
-    responses = rows["response"][:] + [row["response"] for row in uncategorised]
-    return prompts, responses, np.array(harmful + [True] * len(uncategorised))
+    lines = (data / "beavertails_unsafe_uncategorised.jsonl").read_text(encoding="utf-8").splitlines()
+    uncategorised = Dataset.from_list([json.loads(line) for line in lines])
+    files = [load_safe(str(data / name), BEAVERTAILS_CATEGORIES) for name in SAFE_FILES]
+    safe = concatenate_datasets([split_by_prompt(file, HELD_OUT, SEED)[1] for file in files])
+    safe = safe.filter(lambda row: row["response"] is not None, load_from_cache_file=False)
+    sources = (held_out, uncategorised, safe)
+    harmful = [max(labels) > 0.5 for labels in held_out["labels"]] + [True] * len(uncategorised) + [False] * len(safe)
+    return Rows(
+        [prompt for source in sources for prompt in source["prompt"]],
+        [response for source in sources for response in source["response"]],
+        np.array(harmful),
+        np.arange(len(harmful)) >= len(held_out) + len(uncategorised),
+    )
+
+
+def cross_validate(
+    features: PairFeatures, rows: Rows, inputs: np.ndarray, share_elsewhere: float, strength: float
+) -> dict[str, float]:
+    """AUROC of the harmful pairs against the safe ones of either origin, on prompts that the fit hasn't seen.
+
+    Args:
+        features: what made the inputs.
+        rows: the pairs.
+        inputs: of shape `(pairs, features)`.
+        share_elsewhere: see [`Rows.importance`].
+        strength: see [`IndependentClassifier.fit`].
+    """
+    importance = rows.importance(share_elsewhere)
+    risk = np.empty(len(inputs))
+    prompts = [normalise(prompt) for prompt in rows.prompts]
+    for rest, fold in GroupKFold(FOLDS, shuffle=True, random_state=SEED).split(inputs, groups=prompts):
+        fitted = IndependentClassifier.fit(features, inputs[rest], rows.harmful[rest], importance[rest], strength)
+        risk[fold] = fitted.score(inputs[fold])
+    safe_of = {"beavertails": ~rows.harmful & ~rows.elsewhere, "elsewhere": rows.elsewhere}
+    return {
+        origin: float(roc_auc_score(rows.harmful[rows.harmful | safe], risk[rows.harmful | safe]))
+        for origin, safe in safe_of.items()
+    }
 
 
 def figures(risk: np.ndarray, harmful: np.ndarray) -> dict[str, float]:
@@ -65,16 +124,30 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace):
-    """Fit, keep the weights, and report."""
+    """Choose, fit, keep the weights, and report."""
     make_folder("--output_dir", args.output_dir)
-    prompts, responses, harmful = training_rows(args.data)
+    rows = training_rows(args.data)
     features = PairFeatures()
-    classifier = IndependentClassifier.fit(features, features(prompts, responses), harmful)
+    inputs = features(rows.prompts, rows.responses)
+    settings = [(share, strength) for share in SHARES for strength in STRENGTHS]
+    auroc = [cross_validate(features, rows, inputs, share, strength) for share, strength in settings]
+    best = max(range(len(settings)), key=lambda place: sum(auroc[place].values()))
+    share, strength = settings[best]
+    classifier = IndependentClassifier.fit(features, inputs, rows.harmful, rows.importance(share), strength)
     classifier.save()
     test = load_beavertails(str(args.data / "beavertails_test.jsonl"), BEAVERTAILS_CATEGORIES)
     others = load_pairs(str(args.data / "other_domains_dev.jsonl"))
     report = {
-        "trained_on": {"harmful": int(harmful.sum()), "safe": int((~harmful).sum())},
+        "trained_on": {
+            "harmful": int(rows.harmful.sum()),
+            "safe": int((~rows.harmful & ~rows.elsewhere).sum()),
+            "safe_elsewhere": int(rows.elsewhere.sum()),
+        },
+        "tried": [
+            {"share_elsewhere": share, "strength": strength, "auroc": figure}
+            for (share, strength), figure in zip(settings, auroc, strict=True)
+        ],
+        "chosen": {"share_elsewhere": share, "strength": strength},
         "beavertails_test": figures(
             classifier.risk(test["prompt"], test["response"]), np.array([max(row) > 0.5 for row in test["labels"]])
         ),

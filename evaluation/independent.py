@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -74,17 +73,21 @@ class IndependentClassifier:
         return cls(PairFeatures(), tensors["weight"], float(tensors["bias"][0]))
 
     @classmethod
-    def fit(cls, features: PairFeatures, inputs: np.ndarray, harmful: np.ndarray) -> "IndependentClassifier":
-        """Fitted so that safe and harmful pairs weigh alike.
+    def fit(
+        cls, features: PairFeatures, inputs: np.ndarray, harmful: np.ndarray, importance: np.ndarray, strength: float
+    ) -> "IndependentClassifier":
+        """Fitted to labelled pairs.
 
         Args:
             features: what made the inputs.
             inputs: of shape `(pairs, features)`.
             harmful: of shape `(pairs,)`, bool.
+            importance: of shape `(pairs,)`: how much each pair counts.
+            strength: inverse of the regularisation's (C).
         """
-        regression = LogisticRegression(C=0.003, class_weight="balanced", max_iter=1_000)
-        pipeline = make_pipeline(StandardScaler(), regression).fit(inputs, harmful)
-        scaler = pipeline[0]
+        scaler = StandardScaler()
+        regression = LogisticRegression(C=strength, max_iter=1_000)
+        regression.fit(scaler.fit_transform(inputs), harmful, importance)
         weight = regression.coef_[0] / scaler.scale_
         return cls(features, weight.astype(np.float32), float(regression.intercept_[0] - weight @ scaler.mean_))
 
