@@ -102,9 +102,9 @@ class _Live:
         return self.refinement.steps[-1].gradient
 
     def is_done(self, max_steps: int) -> bool:
-        """Whether it failed, is safe, or is out of steps."""
+        """Whether it failed, has a safe answer, or is out of steps."""
         steps = self.refinement.steps
-        return bool(self.refinement.error) or steps[-1].is_safe or len(steps) > max_steps
+        return bool(self.refinement.error) or (steps[-1].is_safe and not steps[-1].refused) or len(steps) > max_steps
 
 
 def refine(
@@ -125,8 +125,9 @@ def refine(
         detector: judges the pairs.
         embedder: measures how close a rewrite stays to the original.
         parameters: limits and decoding.
-        refusals: tells a rigid refusal, which is no answer: its prompt is judged alone and rewritten if that is risky,
-            and a rewrite that is refused is rewritten whatever its risk. Without it a refusal is judged as any answer.
+        refusals: tells a rigid refusal, which is no answer: its prompt is judged alone and rewritten whatever its risk.
+            Where no rewrite of a prompt that is safe alone is answered either, the first refusal stands. Without it a
+            refusal is judged as any answer.
 
     Yields:
         The place of a prompt and what came of it, as soon as it is safe, out of steps, or failed.
@@ -180,12 +181,21 @@ def _answer(
             row.similarity,
             verdict.truncated_tokens,
             REFUSED if no_answer else None,
+            no_answer,
         )
-        if no_answer and step.is_safe and row.refinement.steps:
-            # The rewrite seems harmless, and the target won't answer it: it goes on where it was going.
-            last = row.refinement.steps[-1]
-            step = replace(step, effort=last.effort, gradient=last.gradient, note=REFUSED_AGAIN)
+        if no_answer and step.is_safe:
+            step = _ask_again(step, row.refinement.steps, parameters)
         row.refinement.steps.append(step)
+
+
+def _ask_again(step: Step, earlier: list[Step], parameters: RefinementParameters) -> Step:
+    """A refused prompt that is safe alone, with a gradient: the last one, or a minor one where it is the user's own."""
+    if earlier:
+        return replace(step, effort=earlier[-1].effort, gradient=earlier[-1].gradient, note=REFUSED_AGAIN)
+    thresholds = parameters.risk_threshold if isinstance(parameters.risk_threshold, Mapping) else {}
+    counted = [category for category in step.risk if thresholds.get(category, 0) is not None]
+    riskiest = max(counted or step.risk, key=lambda category: step.risk[category])
+    return replace(step, gradient=textual_gradient(step.risk, {riskiest: "Minor"}))
 
 
 def _judge(

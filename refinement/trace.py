@@ -28,10 +28,11 @@ class Step:
         risk: d^t by category.
         uncertainty: the standard deviation of each category's Beta.
         effort: the effort of each category above τ; empty when the pair is safe.
-        gradient: g^t; empty when the pair is safe.
+        gradient: g^t; empty when the pair is safe, unless r^t refuses.
         similarity: cosine of x^t to x^0.
         truncated_tokens: how much of the pair the detector could not read.
         note: what went wrong with x^t or r^t, if anything.
+        refused: whether r^t is a rigid refusal; d^t is then the risk of x^t alone.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Step:
     similarity: float
     truncated_tokens: int
     note: str | None = None
+    refused: bool = False
 
     @property
     def max_risk(self) -> float:
@@ -82,8 +84,13 @@ class Refinement:
 
     @property
     def best(self) -> Step:
-        """The safe step, else the one with the lowest max_j d_j: never worse than the input."""
-        return min(self.steps, key=lambda step: rank(step.risk, step.effort))
+        """The safe step, else the one with the lowest max_j d_j: never worse than the input.
+
+        Where all that is safe was refused, the first: the user's own prompt, if it is.
+        """
+        safe = [step for step in self.steps if step.is_safe]
+        answered = [step for step in safe if not step.refused]
+        return next(iter(answered or safe), min(self.steps, key=lambda step: step.max_risk))
 
     @property
     def response(self) -> str | None:

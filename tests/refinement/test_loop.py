@@ -160,11 +160,30 @@ def test_a_refusal_is_no_answer_its_prompt_is_judged_alone_and_rewritten():
     assert refinement.response == "answer to a+"
 
 
-def test_a_refusal_of_a_safe_prompt_is_left_as_it_is():
-    refinement, *_ = run_one("a", {"a": 0.1}, refusals=Refusals("answer to a"))
-    assert visited(refinement) == ["a"]
-    assert refinement.converged
-    assert refinement.response == "answer to a"
+def test_a_safe_prompt_that_is_refused_is_rewritten_a_little():
+    refinement, *_ = run_one("a", {"a": 0.1, "a+": 0.2}, refusals=Refusals("answer to a"))
+    assert "privacy violation (risk 0.10, Minor)" in refinement.steps[0].gradient
+    assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a+", "answer to a+", True)
+
+
+def test_a_safe_prompt_that_is_always_refused_comes_back_with_the_first_refusal():
+    refused = Refusals("answer to a", "answer to a+", "answer to a++")
+    refinement, *_ = run_one("a", {"a": 0.2, "a+": 0.1, "a++": 0.1}, refusals=refused, max_steps=2)
+    assert visited(refinement) == ["a", "a+", "a++"]
+    assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a", "answer to a", True)
+
+
+def test_a_safe_prompt_that_is_refused_stands_before_a_risky_answer():
+    refinement, *_ = run_one("a", {"a": 0.2, "a+": 0.9}, refusals=Refusals("answer to a"), max_steps=1)
+    assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a", "answer to a", True)
+
+
+def test_a_refusal_does_not_turn_against_a_category_that_is_switched_off():
+    refinement, *_ = run_one(
+        "a", {"a": 0.2, "a+": 0.1}, refusals=Refusals("answer to a"), risk_threshold={CATEGORY: None}
+    )
+    assert "privacy" not in refinement.steps[0].gradient
+    assert "Minor" in refinement.steps[0].gradient
 
 
 def test_a_refused_rewrite_is_rewritten_whatever_its_risk():

@@ -106,6 +106,7 @@ def test_a_record_holds_every_step_and_what_was_spent():
         "similarity": 0.87654321,
         "truncated_tokens": 0,
         "note": None,
+        "refused": False,
     }
     assert len(steps) == 2
 
