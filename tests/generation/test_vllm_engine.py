@@ -91,6 +91,13 @@ def test_equal_chats_draw_their_own_samples_and_the_same_again_with_the_same_see
     assert set(sample(1001)).isdisjoint(first)
 
 
+def test_more_seeded_chats_than_are_read_at_once_are_answered(engine):
+    at_once = engine.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    chats = [user(f"{number} {'bread ' * 900}") for number in range(at_once // 900 + 2)]
+    completions = engine.generate(chats, SamplingParameters(max_new_tokens=2, temperature=0.7))
+    assert sum(completion.prompt_tokens for completion in completions) > at_once
+
+
 def test_a_small_nucleus_samples_the_greedy_text(engine):
     nucleus = SamplingParameters(max_new_tokens=16, temperature=1.0, top_p=1e-6, seed=3)
     assert engine.generate(CHATS, nucleus) == engine.generate(CHATS, GREEDY)
