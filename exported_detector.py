@@ -98,11 +98,12 @@ class ExportedDetector(RiskAssessor):
     def _load_onnx(cls, path: str) -> Graph:
         try:
             import onnxruntime
+            from onnxruntime.capi import onnxruntime_pybind11_state as errors
         except ImportError:
             raise _not_installed("ONNX Runtime") from None
         try:
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # all that its errors have in common
+        except (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf) as error:
             raise ValueError(f"ONNX Runtime can't read {Path(path).name}: {error}") from None
         return lambda batch: session.run(cls.graph_outputs, batch)
 

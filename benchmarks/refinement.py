@@ -28,6 +28,7 @@ from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.records import read_rows, text_column
 from detector import load_detector
 from generation.base import SamplingParameters, TextGenerator
+from generation.embedded import HUB_NAME, embedded_model
 from generation.engines import load_engine
 from refinement.gradient import textual_gradient
 from refinement.loop import RefinementParameters, refine
@@ -146,7 +147,8 @@ def measure(args: argparse.Namespace) -> dict:
         for size in args.sizes
     }
     report = {
-        "engine": args.engine,
+        # The cache's path on this machine is nobody's business.
+        "engine": args.engine.replace(str(embedded_model()), HUB_NAME),
         "prompts": args.prompts,
         "steps": args.steps,
         "max_new_tokens": args.max_new_tokens,

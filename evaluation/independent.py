@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from generation.embedded import embedded_model
+from refinement.similarity import mean_states
 
 WEIGHTS = Path(__file__).parent / "independent.safetensors"  # benchmarks/independent.py fits them
 LAYERS = (12, 18, 24)  # of 30: the last ones are about the next token
@@ -49,8 +50,7 @@ class PairFeatures:
     def _read(self, texts: list[str]) -> np.ndarray:
         batch = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
         states = self.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
-        mask = batch["attention_mask"].unsqueeze(-1)  # (B, S, 1)
-        means = [(states[layer].float() * mask).sum(1) / mask.sum(1) for layer in LAYERS]
+        means = [mean_states(states[layer].float(), batch["attention_mask"]) for layer in LAYERS]
         return torch.cat(means, dim=-1).numpy()  # (B, layers * H)
 
 

@@ -45,8 +45,13 @@ class SentenceEmbedder:
         batch = self.tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
         batch = batch.to(self.model.device)
         states = self.model(**batch).last_hidden_state  # (B, S, H)
-        mask = batch["attention_mask"].unsqueeze(-1)  # (B, S, 1)
-        return functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+        return functional.normalize(mean_states(states, batch["attention_mask"]), dim=-1)
+
+
+def mean_states(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean state of each row's tokens, `(batch, hidden)`, from states of shape `(batch, seq, hidden)`."""
+    mask = attention_mask.unsqueeze(-1)  # (B, S, 1)
+    return (states * mask).sum(1) / mask.sum(1)
 
 
 def cosine(embedder: Embedder, originals: Sequence[str], rewrites: Sequence[str]) -> list[float]:

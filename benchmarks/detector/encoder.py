@@ -52,12 +52,6 @@ def encode(encoder: PreTrainedModel, batches: Sequence):
         encoder(**batch)
 
 
-def mean_states(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean state of each row's tokens, `(batch, hidden)`, from states of shape `(batch, seq, hidden)`."""
-    mask = attention_mask.unsqueeze(-1)  # (B, S, 1)
-    return (states * mask).sum(1) / mask.sum(1)
-
-
 def save_encoder(detector: PreTrainedModel, folder: str):
     """Write the encoder and its tokenizer as a checkpoint of their own."""
     detector.encoder.save_pretrained(folder)

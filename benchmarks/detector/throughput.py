@@ -3,9 +3,10 @@
 import torch
 from transformers import PreTrainedModel, pipeline
 
-from benchmarks.detector.encoder import BATCH_SIZE, Buckets, classifier_of, encode, mean_states
+from benchmarks.detector.encoder import BATCH_SIZE, Buckets, classifier_of, encode
 from benchmarks.detector.pairs import LabelledPairs
 from benchmarks.detector.timing import interleave, per_second, ratio, stopwatch
+from refinement.similarity import mean_states
 
 
 def measure(detector: PreTrainedModel, pairs: LabelledPairs, rounds: int) -> dict:
