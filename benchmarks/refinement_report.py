@@ -210,8 +210,8 @@ def main(args: argparse.Namespace):
         "xstest_unchanged": float(np.mean([record["converged"] for record in unchanged])),
     }
     path = args.output_dir / "refinement_report.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if args.only and path.exists() else {"variants": {}}
-    if earlier == report | {"variants": earlier["variants"]}:
+    earlier = json.loads(path.read_text(encoding="utf-8")) if args.only and path.exists() else {}
+    if setting.items() <= earlier.items():
         rows = earlier["variants"] | rows
     report["variants"] = {name: rows[name] for name in [*variants, *rows] if name in rows}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -150,7 +150,7 @@ def test_a_response_comes_in_every_layout():
 
 
 def test_every_opening_and_closing_is_drawn_and_neither_always():
-    texts = layouts_of(RESPONSE)
+    texts = layouts_of(RESPONSE, draws=2000)
     assert [opening for opening in OPENINGS if not any(text.startswith(opening) for text in texts)] == []
     assert [closing for closing in CLOSINGS if not any(text.endswith(closing) for text in texts)] == []
     assert any(not text.startswith(OPENINGS) and not text.endswith(CLOSINGS) for text in texts)
