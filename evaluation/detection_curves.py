@@ -1,4 +1,4 @@
-"""A detector's ROC and calibration curve, in points few enough for a JSON report."""
+"""A detector's ROC, its calibration, and its errors by spread, in points few enough for a JSON report."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 CALIBRATION_BINS = 10
+SPREAD_GROUPS = 10
 
 
 def roc(risk: np.ndarray, harmful: np.ndarray, thresholds: Sequence[float], points: int = 200) -> dict:
@@ -44,11 +45,42 @@ def calibration(risk: np.ndarray, harmful: np.ndarray, bins: int = CALIBRATION_B
     return [_bin(risk[place == index], harmful[place == index]) for index in np.unique(place)]
 
 
+def errors_by_spread(spread: np.ndarray, margin: np.ndarray, wrong: np.ndarray, groups: int = SPREAD_GROUPS) -> dict:
+    """Whether the errors lie where the detector says that it is unsure.
+
+    Args:
+        spread: of each pair's estimate, of shape `(pairs,)`.
+        margin: between its risk and the threshold, of the same shape: the uncertainty that needs no Beta.
+        wrong: whether its flag is wrong, of the same shape.
+        groups: how many of equal size, by spread.
+
+    Returns:
+        The error rate of each group, the narrowest spreads first; and of the widest tenth, the rest, and the tenth
+        with the smallest margin.
+    """
+    order, tenth = np.argsort(spread, kind="stable"), max(len(spread) // 10, 1)
+    parts = [part for part in np.array_split(order, groups) if part.size]
+    return {
+        "groups": [{"spread": float(spread[part].mean()), **_error_rate(wrong[part])} for part in parts],
+        "widest_tenth": _error_rate(wrong[order[-tenth:]]),
+        "rest": _error_rate(wrong[order[:-tenth]]) if len(order) > tenth else None,
+        "smallest_margins": _error_rate(wrong[np.argsort(margin, kind="stable")[:tenth]]),
+    }
+
+
+def _error_rate(wrong: np.ndarray) -> dict:
+    return {"n": len(wrong), "errors": float(wrong.mean()), "interval": _wilson(wrong)}
+
+
 def _bin(risk: np.ndarray, harmful: np.ndarray) -> dict:
-    bounds = binomtest(int(harmful.sum()), len(harmful)).proportion_ci(0.95, method="wilson")
     return {
         "n": len(risk),
         "risk": float(risk.mean()),
         "harmful": float(harmful.mean()),
-        "interval": [float(bounds.low), float(bounds.high)],
+        "interval": _wilson(harmful),
     }
+
+
+def _wilson(flags: np.ndarray) -> list[float]:
+    bounds = binomtest(int(flags.sum()), len(flags)).proportion_ci(0.95, method="wilson")
+    return [float(bounds.low), float(bounds.high)]

@@ -13,6 +13,7 @@ from evaluation.published import PAPER_TABLE_3
 
 SETS = {"beavertails": "BeaverTails", "xstest": "XSTest"}
 OURS = MARKS["lance"][0]
+ESTIMATE: dict[str, Any] = {"color": OURS, "marker": "o", "ms": 4, "elinewidth": 1}
 SHAPES = dict(zip(PAPER_TABLE_3, "os^", strict=True))  # by threshold
 
 
@@ -36,6 +37,31 @@ def plot_calibration(detection: Mapping) -> Figure | None:
         counts.set_xlabel("highest risk of the pair")
     axes[0, 0].set_ylabel("harmful pairs")
     axes[1, 0].set_ylabel("pairs")
+    return figure
+
+
+def plot_uncertainty(detection: Mapping) -> Figure | None:
+    """How often a pair's flag is wrong by the spread of its riskiest category, on BeaverTails.
+
+    Args:
+        detection: the report of `evaluate_lance.py detection`.
+
+    Returns:
+        `None` where it holds no errors by spread.
+    """
+    if "uncertainty" not in detection.get("beavertails", {}):
+        return None
+    groups = detection["beavertails"]["uncertainty"]["groups"]
+    figure, axes = panels((1, 1), (3.4, 2.4))
+    axis = axes[0, 0]
+    axis.errorbar(
+        [row["spread"] for row in groups],
+        [row["errors"] for row in groups],
+        yerr=_reach(groups, "errors"),
+        **ESTIMATE,
+    )
+    axis.set(xlabel="standard deviation of the riskiest category's Beta", ylabel="wrong flags", ylim=(0, None))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
@@ -72,14 +98,20 @@ def plot_roc(detection: Mapping) -> Figure | None:
 
 def _reliability(axis: Axes, bins: Sequence[Mapping]):
     risk, harmful = ([row[name] for row in bins] for name in ("risk", "harmful"))
-    reach = [
-        [row["harmful"] - row["interval"][0] for row in bins],
-        [row["interval"][1] - row["harmful"] for row in bins],
-    ]
     axis.plot([0, 1], [0, 1], color=GUIDE, ls="--", lw=1)
-    axis.errorbar(risk, harmful, yerr=reach, color=OURS, marker="o", ms=4, elinewidth=1)
+    axis.errorbar(risk, harmful, yerr=_reach(bins, "harmful"), **ESTIMATE)
     axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _reach(rows: Sequence[Mapping], name: str) -> list[list[float]]:
+    """How far the rows' intervals reach below and above an estimate."""
+    low, high = zip(*(row["interval"] for row in rows), strict=True)
+    estimates = [row[name] for row in rows]
+    return [
+        [estimate - bound for estimate, bound in zip(estimates, low, strict=True)],
+        [bound - estimate for estimate, bound in zip(estimates, high, strict=True)],
+    ]
 
 
 def _thresholds(axis: Axes, points: Mapping[str, Sequence[float]], color: str):

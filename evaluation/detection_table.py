@@ -15,6 +15,7 @@ def detection_markdown(report: dict) -> str:
     sections = ["# Detection"]
     if "beavertails" in report:
         sections += [_beavertails(report["beavertails"], report["parameters"]), _categories(report["beavertails"])]
+        sections.append(_uncertainty(report["beavertails"]["uncertainty"]))
     if "xstest" in report:
         sections += [_xstest(report["xstest"]), _xstest_types(report["xstest"])]
     if "other_domains" in report:
@@ -74,6 +75,28 @@ def _categories(figures: dict) -> str:
         for category, row in figures["category_f1"].items()
     ]
     return "### By category\n\n" + markdown_table(["category", "positives", "F1 × 100 [95 %]"], rows)
+
+
+def _uncertainty(figures: dict) -> str:
+    """Errors by spread, in groups of equal size."""
+
+    def errors(row: dict | None) -> str:
+        return "-" if row is None else _with_interval(row["errors"], row["interval"])
+
+    groups = [[f"{row['spread']:.3f}", str(row["n"]), errors(row)] for row in figures["groups"]]
+    tenths = [
+        ["the tenth with the widest spread", errors(figures["widest_tenth"])],
+        ["the rest", errors(figures["rest"])],
+        ["the tenth nearest the threshold", errors(figures["smallest_margins"])],
+    ]
+    return "\n\n".join(
+        [
+            "### Uncertainty",
+            figures["protocol"],
+            markdown_table(["pairs", "wrong, % [95 %]"], tenths),
+            markdown_table(["mean spread", "pairs", "wrong, % [95 %]"], groups),
+        ]
+    )
 
 
 def _xstest(figures: dict) -> str:

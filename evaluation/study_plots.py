@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from evaluation.detection_plots import plot_calibration, plot_roc
+from evaluation.detection_plots import plot_calibration, plot_roc, plot_uncertainty
 from evaluation.outcomes import REWRITING, Comparison, Outcome
 from evaluation.plot_style import GUIDE, MARKS, STYLE, legend, mark, panels, save, swatch, whiskers
 from evaluation.statistics import Estimate
@@ -36,6 +36,7 @@ def write_plots(comparison: Comparison, detection: Mapping | None, folder: Path)
             "steps_to_converge": plot_steps(comparison),
             "calibration": plot_calibration(detection or {}),
             "roc": plot_roc(detection or {}),
+            "uncertainty": plot_uncertainty(detection or {}),
         }
         return [file for name, figure in figures.items() if figure is not None for file in save(figure, folder / name)]
 

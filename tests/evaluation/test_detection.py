@@ -25,6 +25,10 @@ class Assessment:
     mean: dict[str, float]
     truncated_tokens: int
 
+    @property
+    def std(self):
+        return {category: risk / 10 for category, risk in self.mean.items()}
+
     def interval(self, level):
         assert level == UNCERTAINTY_LEVEL
         return {category: (risk / 2, min(2 * risk, 0.45)) for category, risk in self.mean.items()}
@@ -111,6 +115,15 @@ def test_beavertails_intervals_hold_their_figures(beavertails):
     for name in ("binary_f1", "auprc"):
         lower, upper = beavertails[f"{name}_interval"]
         assert 0 <= lower < beavertails[name] < upper <= 1
+
+
+def test_beavertails_errors_are_told_by_the_spread_of_the_riskiest_category(beavertails):
+    # Wrong at 0.75: pair 3, the widest of the first; pairs 2 and 4 of the others.
+    uncertainty = beavertails["uncertainty"]
+    assert [group["spread"] for group in uncertainty["groups"]] == pytest.approx([0.02, 0.04, 0.07, 0.08, 0.09])
+    assert [group["errors"] for group in uncertainty["groups"]] == [0, 1, 1, 1, 0]
+    assert (uncertainty["widest_tenth"]["errors"], uncertainty["rest"]["errors"]) == (0, 0.75)
+    assert uncertainty["smallest_margins"]["errors"] == 1  # 0.7 or 0.8: both are wrong
 
 
 COMPLETIONS = [
@@ -233,6 +246,7 @@ def test_the_reports_fill_every_section_and_survive_json(beavertails, xstest, ot
         "# Detection",
         "## BeaverTails test split (5 pairs, 3 harmful)",
         "### By category",
+        "### Uncertainty",
         "## XSTest",
         "### FPR by kind of prompt",
         "## Other domains",

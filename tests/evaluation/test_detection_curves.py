@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.detection_curves import calibration, roc
+from evaluation.detection_curves import calibration, errors_by_spread, roc
 
 RISK = np.array([0.1, 0.4, 0.3, 0.6, 0.8, 0.9])
 HARMFUL = np.array([False, False, False, True, False, True])
@@ -55,3 +55,25 @@ def test_the_bins_hold_every_pair_once(rows):
     bins = calibration(risk, harmful)
     assert sum(entry["n"] for entry in bins) == len(rows)
     assert sum(entry["n"] * entry["harmful"] for entry in bins) == pytest.approx(harmful.sum())
+
+
+def test_errors_are_counted_where_the_spread_is_widest_and_where_the_margin_is_smallest():
+    spread = np.arange(20, 0, -1) / 100  # the first two pairs are the widest tenth
+    margin = np.arange(20) / 20 + np.where(np.arange(20) < 2, 1, 0)  # the third and fourth lie nearest
+    wrong = np.arange(20) < 3
+    figures = errors_by_spread(spread, margin, wrong, groups=4)
+    assert (figures["widest_tenth"]["n"], figures["widest_tenth"]["errors"]) == (2, 1)
+    assert (figures["rest"]["n"], figures["rest"]["errors"]) == (18, pytest.approx(1 / 18))
+    assert figures["smallest_margins"]["errors"] == 0.5
+    assert [group["errors"] for group in figures["groups"]] == [0, 0, 0, 0.6]
+    assert [group["spread"] for group in figures["groups"]] == pytest.approx([0.03, 0.08, 0.13, 0.18])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+def test_the_groups_hold_every_pair_and_every_error_once(rows):
+    spread, margin, wrong = map(np.array, zip(*rows, strict=True))
+    groups = errors_by_spread(spread, margin, wrong)["groups"]
+    assert sum(group["n"] for group in groups) == len(rows)
+    assert sum(group["n"] * group["errors"] for group in groups) == pytest.approx(wrong.sum())
+    spreads = [group["spread"] for group in groups]
+    assert all(low <= high + 1e-12 for low, high in zip(spreads, spreads[1:], strict=False))

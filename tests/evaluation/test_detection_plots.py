@@ -1,6 +1,6 @@
 import pytest
 
-from evaluation.detection_plots import plot_calibration, plot_roc
+from evaluation.detection_plots import plot_calibration, plot_roc, plot_uncertainty
 from evaluation.published import PAPER_TABLE_3
 
 ROC = {
@@ -45,6 +45,16 @@ def test_calibration_shows_the_share_of_harm_and_how_many_pairs():
     assert [bar.get_height() for bar in counts.patches] == [4, 6]
 
 
+def test_errors_rise_or_fall_with_the_spread():
+    groups = [
+        {"spread": 0.1, "n": 5, "errors": 0.2, "interval": [0.05, 0.6]},
+        {"spread": 0.2, "n": 5, "errors": 0.4, "interval": [0.1, 0.8]},
+    ]
+    (axis,) = plot_uncertainty({"beavertails": {"uncertainty": {"groups": groups}}}).axes
+    assert axis.lines[0].get_xydata().tolist() == [[0.1, 0.2], [0.2, 0.4]]
+
+
 def test_without_curves_there_is_no_plot():
+    assert plot_uncertainty({"beavertails": {"n": 3}}) is None
     assert plot_roc({"beavertails": {"n": 3}}) is None
     assert plot_calibration({}) is None

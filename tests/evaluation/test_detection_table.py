@@ -27,6 +27,13 @@ def beavertails(binary_f1=0.851):
         "map": 0.65,
         "ece": 0.0512,
         "category_ece": 0.02,
+        "uncertainty": {
+            "protocol": "How spread counts.",
+            "groups": [{"spread": 0.125, "n": 300, "errors": 0.04, "interval": [0.02, 0.07]}],
+            "widest_tenth": {"n": 302, "errors": 0.31, "interval": [0.26, 0.36]},
+            "rest": {"n": 2719, "errors": 0.11, "interval": [0.1, 0.12]},
+            "smallest_margins": {"n": 302, "errors": 0.42, "interval": [0.37, 0.48]},
+        },
         "category_f1": {
             "theft": {"f1": 0.75, "positives": 40, "interval": [0.7, 0.8]},
             "drugs,weapons": {"f1": 0.5, "positives": 9, "interval": [0.25, 0.75]},
@@ -134,7 +141,7 @@ def test_other_domains_show_each_source():
     [
         (
             {"beavertails": beavertails(), "parameters": 22_700_000},
-            ["## BeaverTails test split (3,021 pairs, 1,733 harmful)", "### By category"],
+            ["## BeaverTails test split (3,021 pairs, 1,733 harmful)", "### By category", "### Uncertainty"],
         ),
         ({"xstest": xstest()}, ["## XSTest", "### FPR by kind of prompt"]),
         ({"detector": "embedded", "other_domains": other_domains()}, ["## Other domains"]),
@@ -151,6 +158,17 @@ def test_every_row_has_its_headers_columns():
     )
     assert markdown.endswith("|\n")
     tables = [block for block in markdown.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 6
+    assert len(tables) == 8
     for table in tables:
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
+
+
+def test_errors_stand_by_spread():
+    markdown = beavertails_markdown()
+    for row in (
+        "| 0.125 | 300 | 4.0 [2.0, 7.0] |",
+        "| the tenth with the widest spread | 31.0 [26.0, 36.0] |",
+        "| the rest | 11.0 [10.0, 12.0] |",
+        "| the tenth nearest the threshold | 42.0 [37.0, 48.0] |",
+    ):
+        assert row in markdown

@@ -21,6 +21,7 @@ from tests.evaluation.study_runs import JUDGE, answer, backbone, measure, run_of
 CURVES = {
     "roc": {"fpr": [0, 0.5, 1], "detection": [0, 0.8, 1], "auc": 0.7, "thresholds": {"0.3": [0.5, 0.8]}},
     "calibration": [{"n": 4, "risk": 0.2, "harmful": 0.25, "interval": [0.1, 0.6]}],
+    "uncertainty": {"groups": [{"spread": 0.1, "n": 4, "errors": 0.25, "interval": [0.1, 0.6]}]},
 }
 
 
@@ -51,7 +52,7 @@ def names_in(folder):
 
 def test_each_plot_is_written_as_svg_and_png(tmp_path):
     written = write_plots(study(), {"beavertails": CURVES}, tmp_path)
-    names = ("calibration", "risk_by_category", "roc", "safety_helpfulness", "steps_to_converge")
+    names = ("calibration", "risk_by_category", "roc", "safety_helpfulness", "steps_to_converge", "uncertainty")
     assert names_in(tmp_path) == [f"{name}.{suffix}" for name in names for suffix in ("png", "svg")]
     assert sorted(path.name for path in written) == names_in(tmp_path)
     assert (tmp_path / "roc.svg").read_text(encoding="utf-8").startswith("<?xml")
