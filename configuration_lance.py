@@ -52,6 +52,9 @@ class LanceConfig(PreTrainedConfig):
             has no gradient.
         semantic_std_floor (`float`, *optional*, defaults to 1e-06):
             Added to the softplus that gives the semantic latent's standard deviation (Eq. 5).
+        rejection_estimate (`str`, *optional*, defaults to `"sample"`):
+            What the training losses see of q(d|s): `"sample"`, a draw; `"expectation"`, a draw too, but L_aux (Eq. 15)
+            as its mean over all draws, in closed form; or `"mean"`, a point estimate in the Beta's place.
         detach_feature_target (`bool`, *optional*, defaults to `True`):
             Whether the feature loss (Eq. 10) leaves its target h alone. If not, the encoder can lower the loss by
             shrinking h.
@@ -105,6 +108,7 @@ class LanceConfig(PreTrainedConfig):
     concentration_floor: float = 1e-3
     sample_margin: float = 1e-6
     semantic_std_floor: float = 1e-6
+    rejection_estimate: str = "sample"
     detach_feature_target: bool = True
     feature_loss_weight: float = 0.01
     label_loss_weight: float = 1.0
@@ -141,7 +145,12 @@ class LanceConfig(PreTrainedConfig):
     def _check_fields(self):
         if sorted(self.id2label) != list(range(len(self.id2label))) or len(self.label2id) != len(self.id2label):
             raise ValueError("id2label must map 0, 1, 2, ... to distinct category names.")
-        for name, allowed in (("pooling", ("mean", "cls")), ("beta_parameterization", ("exp", "softplus"))):
+        choices = {
+            "pooling": ("mean", "cls"),
+            "beta_parameterization": ("exp", "softplus"),
+            "rejection_estimate": ("sample", "expectation", "mean"),
+        }
+        for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")

@@ -35,6 +35,12 @@ def beta_kl(alpha: Tensor, beta: Tensor) -> Tensor:
     return divergence.sum(-1)
 
 
+def expected_cross_entropy(alpha: Tensor, beta: Tensor, labels: Tensor) -> Tensor:
+    """The mean of BCE(d, y) over d ~ Beta(alpha, beta), of the inputs' shape: Eq. 15 without the draw's noise."""
+    total = (alpha + beta).digamma()
+    return labels * (total - alpha.digamma()) + (1 - labels) * (total - beta.digamma())
+
+
 @dataclass
 class LanceOutput(ModelOutput):
     """Output of [`LanceForRiskDistribution`].
@@ -195,7 +201,8 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
     ) -> LanceOutput:
         r"""Score a batch of encoded pairs; with `labels`, also its losses.
 
-        In training mode the losses see samples of z and d; otherwise the posterior means.
+        In training mode the losses see samples of z and, but for another `config.rejection_estimate`, of d; otherwise
+        the posterior means.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, seq)`): the encoded pairs.
@@ -233,11 +240,12 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         return (states * mask).sum(1) / mask.sum(1)
 
     def _add_losses(self, output: LanceOutput, labels: Tensor, loss_weights: Tensor | None):
+        semantic, rejection = output.semantic_mean, output.risk
+        estimate = self.config.rejection_estimate if self.training else "mean"
         if self.training:
-            semantic = output.semantic_mean + output.semantic_std * torch.randn_like(output.semantic_std)
+            semantic = semantic + output.semantic_std * torch.randn_like(output.semantic_std)
+        if estimate != "mean":
             rejection = Beta(output.alpha, output.beta, validate_args=False).rsample()
-        else:
-            semantic, rejection = output.semantic_mean, output.risk
         rejection = rejection.clamp(self.config.sample_margin, 1 - self.config.sample_margin)  # (B, 14)
         label_logits = self.label_decoder(rejection)
         output.label_probabilities = label_logits.sigmoid()  # Eq. 7
@@ -252,7 +260,11 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         divergence = gaussian_kl(output.semantic_mean, output.semantic_std) + beta_kl(output.alpha, output.beta)
         output.kl_loss = divergence.mean()  # Eq. 11
 
-        output.aux_loss = functional.binary_cross_entropy(rejection, labels, loss_weights)  # Eq. 15
+        if estimate == "expectation":
+            cross_entropy = expected_cross_entropy(output.alpha, output.beta, labels)
+        else:
+            cross_entropy = functional.binary_cross_entropy(rejection, labels, reduction="none")
+        output.aux_loss = (cross_entropy if loss_weights is None else loss_weights * cross_entropy).mean()  # Eq. 15
 
         config = self.config
         output.loss = (  # Eq. 16

@@ -86,6 +86,9 @@ class LossArguments:
     """The variational objective (Eq. 16)."""
 
     beta_parameterization: str = field(default="exp", metadata={"help": "'exp' or 'softplus'."})
+    rejection_estimate: str = field(
+        default="sample", metadata={"help": "What the losses see of the Beta: 'sample', 'expectation' or 'mean'."}
+    )
     detach_feature_target: bool = field(default=True, metadata={"help": "Leave h alone in the feature loss."})
     feature_loss_weight: float = field(default=0.01, metadata={"help": "Weight of Eq. 10."})
     label_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 8."})

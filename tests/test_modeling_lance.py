@@ -100,14 +100,39 @@ def test_training_samples_and_inference_does_not():
     assert model(**batch).loss == model(**batch).loss
 
 
+@given(st.floats(0.5, 20), st.floats(0.5, 20), st.sampled_from([0.0, 0.25, 1.0]))
+@settings(max_examples=20)
+def test_the_expected_cross_entropy_is_the_mean_over_draws(alpha, beta, label):
+    alpha, beta = (torch.tensor(value, dtype=torch.float64) for value in (alpha, beta))
+    draws = Beta(alpha, beta).sample((200_000,)).clamp(1e-300, 1 - 1e-16)
+    losses = functional.binary_cross_entropy(draws, torch.full_like(draws, label), reduction="none")
+    expected = modeling.expected_cross_entropy(alpha, beta, torch.tensor(label))
+    error = losses.std().item() / len(losses) ** 0.5
+    assert losses.mean().item() == pytest.approx(expected.item(), abs=6 * error + 1e-3)
+
+
+def test_the_expectation_has_no_noise_of_the_draw_and_the_mean_estimate_none_at_all():
+    batch = small_batch()
+    for estimate, terms in (("expectation", ["aux_loss"]), ("mean", ["aux_loss", "label_loss"])):
+        model = small_model(rejection_estimate=estimate)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        one, other = model(**batch), model(**batch)
+        for term in ("aux_loss", "label_loss"):
+            assert torch.equal(one[term], other[term]) is (term in terms), (estimate, term)
+
+
 @pytest.mark.parametrize("parameterization", ["exp", "softplus"])
+@pytest.mark.parametrize("estimate", ["sample", "expectation", "mean"])
 @pytest.mark.parametrize("autocast", [False, True])
 @settings(max_examples=25)
 @given(
     signs=st.lists(st.one_of(st.sampled_from([-1e4, -30.0, 30.0, 1e4]), st.floats(-1e4, 1e4)), min_size=4, max_size=4)
 )
-def test_losses_and_gradients_stay_finite_for_extreme_heads(parameterization, autocast, signs):
-    model, batch = small_model(beta_parameterization=parameterization), small_batch()
+def test_losses_and_gradients_stay_finite_for_extreme_heads(parameterization, estimate, autocast, signs):
+    model = small_model(beta_parameterization=parameterization, rejection_estimate=estimate)
+    batch = small_batch()
     heads = (model.rejection_head.alpha, model.rejection_head.beta, model.semantic_head.mean, model.semantic_head.std)
     for layer, value in zip(heads, signs, strict=True):
         torch.nn.init.constant_(layer.bias, value)
