@@ -126,7 +126,8 @@ def test_prompts_alone_and_pairs_can_be_mixed():
     dataset = rows_of(4).remove_columns("response").add_column("response", [None, RESPONSE, None, RESPONSE])
     after = recast(dataset, 1.0, seed=0)["response"][:]
     assert (after[0], after[2]) == (None, None)
-    assert {after[1], after[3]} <= layouts_of(RESPONSE, draws=5000)
+    bodies = {without_frame_of_words(text) for text in layouts_of(RESPONSE)}
+    assert {without_frame_of_words(after[1]), without_frame_of_words(after[3])} <= bodies
 
 
 def test_a_share_of_zero_changes_nothing(rows):
