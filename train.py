@@ -18,6 +18,7 @@ All of `TrainingArguments` applies: `--bf16`, `--resume_from_checkpoint`, `--pus
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from scipy.special import expit, logit
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
+    EvalPrediction,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -295,10 +297,16 @@ def make_compute_metrics():
     return compute_metrics
 
 
-def calibrate(trainer: LanceTrainer, evaluation: dict[str, Dataset]):
-    """Make the highest risk a probability on all validation rows, then fix the binary cut on the labelled pairs."""
-    model = trainer.model
-    predictions = {name: trainer.predict(rows, metric_key_prefix=name) for name, rows in evaluation.items()}
+def calibrate(model: PreTrainedModel, predictions: Mapping[str, EvalPrediction]) -> Mapping[str, EvalPrediction]:
+    """Make the highest risk a probability on all validation rows, then fix the binary cut on the labelled pairs.
+
+    Args:
+        model: takes the calibration into its rejection head, and the cut into its configuration.
+        predictions: the risks and the labels of each validation split, each of shape `(rows, categories)`.
+
+    Returns:
+        The predictions of the calibrated model.
+    """
     scores = {name: prediction.predictions.max(1) for name, prediction in predictions.items()}
     harmful = {name: prediction.label_ids.max(1) > 0.5 for name, prediction in predictions.items()}
     if model.config.beta_parameterization == "exp":
@@ -306,10 +314,15 @@ def calibrate(trainer: LanceTrainer, evaluation: dict[str, Dataset]):
         scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]), origin)
         if scale > 0:
             model.rejection_head.calibrate(scale, shift)
-            scores["beavertails"] = expit(scale * logit(scores["beavertails"]) + shift)
+            predictions = {
+                name: EvalPrediction(expit(scale * logit(prediction.predictions) + shift), prediction.label_ids)
+                for name, prediction in predictions.items()
+            }
         else:
             logger.warning("Not calibrated: on validation, a higher risk does not go with more harm.")
-    model.config.binary_threshold = best_balanced_threshold(scores["beavertails"], harmful["beavertails"])
+    labelled = predictions["beavertails"].predictions.max(1)
+    model.config.binary_threshold = best_balanced_threshold(labelled, harmful["beavertails"])
+    return predictions
 
 
 def save(model: PreTrainedModel, model_args: ModelArguments, output_dir: str):
@@ -337,6 +350,7 @@ def main(
     # Sorted: a batch of like lengths holds little padding.
     splits = {name: encode(rows, model).sort("length", reverse=True) for name, rows in evaluation.items()}
     labels_column = "labels_mean" if data_args.soft_labels else "labels"
+    compute_metrics = make_compute_metrics()
     early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
     trainer = LanceTrainer(
         head_learning_rate=model_args.head_learning_rate,
@@ -346,15 +360,18 @@ def main(
         eval_dataset=splits["beavertails"],
         data_collator=DataCollatorWithPadding(model.tokenizer),
         processing_class=model.tokenizer,
-        compute_metrics=make_compute_metrics(),
+        compute_metrics=compute_metrics,
         callbacks=[early_stopping] if training_args.load_best_model_at_end else [],
     )
     if not model_args.average:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    calibrate(trainer, splits)
+    outputs = {name: trainer.predict(rows) for name, rows in splits.items()}
+    predictions = calibrate(
+        model, {name: EvalPrediction(output.predictions, output.label_ids) for name, output in outputs.items()}
+    )
     metrics = {"binary_threshold": model.config.binary_threshold}
-    for name, rows in splits.items():
-        metrics |= trainer.predict(rows, metric_key_prefix=name).metrics
+    for name, prediction in predictions.items():
+        metrics |= {f"{name}_{figure}": value for figure, value in compute_metrics(prediction).items()}
     metrics = {name: None if np.isnan(value) else value for name, value in metrics.items()}  # JSON knows no NaN
     if trainer.is_world_process_zero():
         save(model, model_args, training_args.output_dir)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.special import expit, logit
-from transformers import AutoModel
+from transformers import AutoModel, EvalPrediction
 
 import train
 from command_line import UsageError
@@ -162,41 +162,29 @@ def test_safe_files_too_small_to_hold_out_a_row_make_no_split(tmp_path):
     assert list(evaluation) == ["beavertails"]
 
 
-class KnownTrainer:
-    # Predicts what each split says of itself, and notes the calibration.
+class KnownModel:
+    # Notes its calibration.
     def __init__(self, beta_parameterization="exp"):
         self.calls = []
-        head = SimpleNamespace(calibrate=lambda *call: self.calls.append(call))
-        config = SimpleNamespace(beta_parameterization=beta_parameterization, binary_threshold=None)
-        self.model = SimpleNamespace(rejection_head=head, config=config)
-
-    def predict(self, rows, metric_key_prefix):
-        risk = np.column_stack([rows["risk"], np.full(len(rows["risk"]), 0.01)])
-        labels = np.column_stack([np.zeros(len(rows["risk"])), rows["harmful"]])
-        return SimpleNamespace(predictions=risk, label_ids=labels)
-
-
-class KnownSplit(dict):
-    def __len__(self):
-        return len(self["risk"])
+        self.rejection_head = SimpleNamespace(calibrate=lambda *call: self.calls.append(call))
+        self.config = SimpleNamespace(beta_parameterization=beta_parameterization, binary_threshold=None)
 
 
 def known_split(risk, harmful):
-    return KnownSplit(risk=np.array(risk), harmful=np.array(harmful))
+    risk = np.column_stack([risk, np.full(len(risk), 0.01)])
+    return EvalPrediction(risk, np.column_stack([np.zeros(len(risk)), harmful]))
 
 
-LABELLED = known_split([0.2, 0.3, 0.6, 0.4, 0.7, 0.8], [0, 0, 0, 1, 1, 1])
-
-
-def calibrated(trainer, **splits):
-    train.calibrate(trainer, splits)
-    return trainer
+LABELS = np.array([0, 0, 0, 1, 1, 1])
+LABELLED = known_split([0.2, 0.3, 0.6, 0.4, 0.7, 0.8], LABELS)
 
 
 def test_calibration_weighs_the_safe_pairs_of_each_split_alike():
     def calls(easy_rows):
         safe = known_split([0.05, 0.1, 0.15] * easy_rows, [0, 0, 0] * easy_rows)
-        return calibrated(KnownTrainer(), beavertails=LABELLED, safe=safe).calls
+        model = KnownModel()
+        train.calibrate(model, {"beavertails": LABELLED, "safe": safe})
+        return model.calls
 
     ((scale, shift),) = calls(1)
     assert scale > 0
@@ -204,20 +192,22 @@ def test_calibration_weighs_the_safe_pairs_of_each_split_alike():
 
 
 def test_the_binary_cut_is_the_labelled_splits_own_after_calibration():
-    trainer = calibrated(KnownTrainer(), beavertails=LABELLED, safe=known_split([0.05, 0.99], [0, 0]))
-    scale, shift = trainer.calls[0]
-    calibrated_risk = expit(scale * logit(LABELLED["risk"]) + shift)
-    cut = trainer.model.config.binary_threshold
-    assert (calibrated_risk > cut).tolist() == [False, False, True, True, True, True]
+    model = KnownModel()
+    predictions = train.calibrate(model, {"beavertails": LABELLED, "safe": known_split([0.05, 0.99], [0, 0])})
+    scale, shift = model.calls[0]
+    calibrated_risk = predictions["beavertails"].predictions
+    np.testing.assert_allclose(calibrated_risk, expit(scale * logit(LABELLED.predictions) + shift))
+    flagged = calibrated_risk.max(1) > model.config.binary_threshold
+    assert flagged.tolist() == [False, False, True, True, True, True]
 
 
-@pytest.mark.parametrize(
-    ("parameterization", "harmful"), [("softplus", LABELLED["harmful"]), ("exp", 1 - LABELLED["harmful"])]
-)
+@pytest.mark.parametrize(("parameterization", "harmful"), [("softplus", LABELS), ("exp", 1 - LABELS)])
 def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, harmful):
-    trainer = calibrated(KnownTrainer(parameterization), beavertails=known_split(LABELLED["risk"], harmful))
-    assert trainer.calls == []
-    assert 0 < trainer.model.config.binary_threshold < 1
+    model, split = KnownModel(parameterization), known_split(LABELLED.predictions[:, 0], harmful)
+    predictions = train.calibrate(model, {"beavertails": split})
+    assert model.calls == []
+    assert predictions["beavertails"] is split
+    assert 0 < model.config.binary_threshold < 1
 
 
 @pytest.mark.parametrize(
