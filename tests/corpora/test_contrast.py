@@ -31,8 +31,19 @@ KINDS = {
         "support",
         "sensitive_facts",
         "role_play_safe",
+        "discrimination_nonsense",
+        "privacy_public_or_fictional",
     },
-    "labelled": {"role_play", "coded", "fiction", "short_agreement", "long_answer", "toxic_reply"},
+    "labelled": {
+        "role_play",
+        "coded",
+        "fiction",
+        "short_agreement",
+        "long_answer",
+        "toxic_reply",
+        "framed",
+        "short_turn",
+    },
 }
 FEWEST = {"safe": 60, "labelled": 45}
 
@@ -63,11 +74,10 @@ def test_the_loader_reads_every_row(name):
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_the_kinds_are_those_of_the_data_card_and_about_alike_in_number(name):
+def test_the_kinds_are_those_of_the_data_card_and_none_is_rare(name):
     counts = Counter(row["kind"] for row in rows_of(name))
     assert counts.keys() == KINDS[name]
     assert min(counts.values()) >= FEWEST[name]
-    assert max(counts.values()) <= 1.25 * min(counts.values())
 
 
 def test_the_data_card_gives_each_kinds_count():
@@ -90,6 +100,6 @@ def test_labels_are_whole_and_cover_all_categories():
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS["labelled"]))
-def test_each_labelled_kind_holds_about_as_many_safe_as_unsafe_pairs(kind):
+def test_each_labelled_kind_holds_safe_and_unsafe_pairs(kind):
     is_safe = [not any(row["labels"]) for row in rows_of("labelled") if row["kind"] == kind]
-    assert 0.4 <= sum(is_safe) / len(is_safe) <= 0.6
+    assert 1 / 3 <= sum(is_safe) / len(is_safe) <= 2 / 3

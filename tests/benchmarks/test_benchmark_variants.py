@@ -1,0 +1,52 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+from benchmarks.variants import BASE, COLUMNS, SAFE_FILES, summarise
+
+ROOT = Path(train.__file__).parent
+DATA = ROOT / "tests" / "data"
+
+
+def run(auprc, others=0.5):
+    figures: dict = {"validation": {}, "other_domains": {}}
+    for part, figure in COLUMNS.values():
+        figures[part][figure] = others
+    figures["validation"]["beavertails_auprc"] = auprc
+    return figures
+
+
+def test_gains_are_paired_by_seed():
+    row = summarise([run(0.8), run(0.9)], [run(0.7), run(0.8)])
+    assert (row["AUPRC"]["mean"], row["AUPRC"]["std"]) == pytest.approx((0.85, 0.1 / 2**0.5))
+    assert (row["AUPRC"]["gain"]["mean"], row["AUPRC"]["gain"]["std"]) == pytest.approx((0.1, 0))
+    assert row["ECE"]["gain"]["mean"] == 0
+
+
+def test_a_variant_is_trained_measured_and_not_trained_again(tiny_encoder, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for source, name in [("pairs", "beavertails_train"), ("other_pairs", "other_domains_dev")]:
+        shutil.copy(DATA / f"{source}.jsonl", data / f"{name}.jsonl")
+    for name in SAFE_FILES:
+        shutil.copy(DATA / "safe_pairs.jsonl", data / name)
+    command = [
+        *(sys.executable, "-m", "benchmarks.variants", "--data", data, "--encoder", tiny_encoder),
+        *("--output_dir", tmp_path / "results", "--runs_dir", tmp_path / "runs"),
+        *("--rows", "64", "--max_length", "64", "--seeds", "3", "--only", "no KL"),
+    ]
+    written = []
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        written.append({path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.log")})
+    assert len(written[0]) == 2
+    assert written[1] == written[0]
+    report = json.loads((tmp_path / "results" / "variants.json").read_text(encoding="utf-8"))
+    assert list(report["variants"]) == [BASE, "no KL"]
+    assert (tmp_path / "results" / "variants.md").read_text(encoding="utf-8").count("±") == 2 * len(COLUMNS)
