@@ -4,7 +4,7 @@ VLLM_BIN := .venv-vllm/bin
 export PROMPT ?= How do I get back at a neighbour who is rude to me?
 
 .PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner refusals independent evaluation-demo refinement-report \
-	bench-refinement bench-detector
+	bench-refinement bench-detector variants
 
 demo: .venv/installed
 	@$(BIN)/python refine.py --prompt "$$PROMPT" || test $$? -eq 3
@@ -55,6 +55,10 @@ evaluation-demo: .venv/installed
 	$(BIN)/python evaluate_lance.py compare --config configs/embedded.yaml --run_dir runs/evaluation-demo \
 		--prompts_file $(DATA)/beavertails_evaluation_500.jsonl
 	$(BIN)/python evaluate_lance.py report runs/evaluation-demo
+
+# What each part of the detector's training brings, three seeds each: hours on two cores; it goes on where it stopped.
+variants: .venv/installed
+	$(BIN)/python -m benchmarks.variants --data $(DATA) --encoder "$(MINILM)" --output_dir benchmarks/results
 
 # Every variant of the loop on the same prompts: benchmarks/results/refinement_report.md.
 refinement-report: .venv/installed
