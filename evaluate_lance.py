@@ -110,7 +110,7 @@ def compare(args: argparse.Namespace) -> int:
         print(projection_table(project(study, [sample.prompt for sample in samples], most_calls(study)), study.prices))
         return 0
     make_folder("--run_dir", args.run_dir)
-    models = Models(EnginePool(), detector, SentenceEmbedder(), args.run_dir / "directions")
+    models = Models(EnginePool(), detector, SentenceEmbedder(), args.run_dir)
     fixed = describe_fixed(study, samples, detector_name(args))
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
         failed = {"answers": collect_answers(study, samples, store, models)}
@@ -128,7 +128,12 @@ def report(args: argparse.Namespace):
         detection_report = json.loads(args.detection.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UsageError(f"--detection {args.detection}: not a detection.json.") from None
+    if not isinstance(detection_report, dict):
+        raise UsageError(f"--detection {args.detection}: not a detection.json.")
     finished, folder = read_run(args.run_dir), args.run_dir / "report"
+    if detection_report.get("detector") != finished.manifest["fixed"]["detector"]:
+        print("evaluate_lance.py: --detection is another detector's than the run's: left out.", file=sys.stderr)
+        detection_report = None
     make_folder("run_dir", folder)
     write_report(finished, folder, detection_report)
     print(folder / "report.md")

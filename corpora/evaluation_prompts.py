@@ -8,6 +8,7 @@ from datasets import Dataset
 from corpora.records import CorpusError, text_column
 from corpora.safe import sample_evenly
 from corpora.sources import source_rows
+from corpora.splits import normalise
 
 HUB_NAME = "PKU-Alignment/BeaverTails-Evaluation"
 SPLIT = "test"
@@ -21,20 +22,20 @@ class EvaluationPrompt(NamedTuple):
 
 
 def load_evaluation_prompts(source: str, categories: Sequence[str]) -> list[EvaluationPrompt]:
-    """All prompts of a file or of a data set on the Hub.
+    """The prompts of a file or of a data set on the Hub, each once.
 
     Raises:
         CorpusError: for a source without rows, an empty prompt, or a category that isn't one of `categories`.
     """
-    prompts = []
+    prompts: dict[str, EvaluationPrompt] = {}
     for place, row in source_rows(source, SPLIT):
         prompt = EvaluationPrompt(text_column(place, row, "prompt"), text_column(place, row, "category"))
         if prompt.category not in categories:
             raise CorpusError(f"{place}: {prompt.category!r} is none of the {len(categories)} categories.")
-        prompts.append(prompt)
+        prompts.setdefault(normalise(prompt.prompt), prompt)  # the statistics take each for a draw of its own
     if not prompts:
         raise CorpusError(f"{source}: no rows.")
-    return prompts
+    return [*prompts.values()]
 
 
 def sample_balanced(prompts: Sequence[EvaluationPrompt], count: int, seed: int) -> list[EvaluationPrompt]:

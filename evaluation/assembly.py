@@ -16,7 +16,8 @@ from evaluation.methods.selfrefine import SelfRefine
 from evaluation.methods.sysprompt import SysPrompt
 from evaluation.methods.vanilla import Vanilla
 from evaluation.study import Backbone, Study
-from generation.base import SamplingParameters
+from generation.base import SamplingParameters, TextGenerator
+from generation.cache import CachedEngine
 from refinement.demonstrations import DEMONSTRATIONS, load_demonstrations
 from refinement.frame import default_shots
 from refinement.loop import Detector, RefinementParameters
@@ -35,13 +36,14 @@ class Models:
         pool: loads those.
         detector: Lance's.
         embedder: for similarities.
-        directions: the folder that keeps RepE's directions.
+        kept: the folder that keeps RepE's directions, and each method's greedy completions: of what a kill leaves
+            unfinished they are not asked again.
     """
 
     pool: EnginePool
     detector: Detector
     embedder: Embedder
-    directions: Path
+    kept: Path
 
 
 def build_method(name: str, backbone: Backbone, study: Study, models: Models) -> Method:
@@ -55,6 +57,15 @@ def build_method(name: str, backbone: Backbone, study: Study, models: Models) ->
     """
     loop, pool = loop_parameters(study), models.pool
     engine = pool.get(study.engine_of(name, backbone, "backbone"))
+    if name == "repe":
+        steered: Any = engine  # RepE itself refuses another kind than it can steer
+        directions = models.kept / "directions"
+        return RepE(steered, loop.answer, *direction_prompts(), directions, coefficient=study.repe_coefficient)
+
+    def keeping(engine: TextGenerator) -> TextGenerator:
+        return CachedEngine(engine, models.kept / "completions" / name)  # a folder each: their costs stay their own
+
+    engine = keeping(engine)
     if name == "vanilla":
         return Vanilla(engine, loop.answer)
     if name == "instruct":
@@ -63,13 +74,10 @@ def build_method(name: str, backbone: Backbone, study: Study, models: Models) ->
         return SysPrompt(engine, loop.answer)
     if name == "selfrefine":
         return SelfRefine(engine, loop.answer, study.max_steps)
-    if name == "repe":
-        steered: Any = engine  # RepE itself refuses another kind than it can steer
-        return RepE(steered, loop.answer, *direction_prompts(), models.directions, coefficient=study.repe_coefficient)
     refiner = study.engine_of(name, backbone, "refiner")
     if name == "lance-nf":
-        return LanceNf(engine, pool.get(refiner), loop.answer, loop.rewrite, study.max_steps)
-    parts = (engine, pool.get(refiner, adapted=True), models.detector, models.embedder, loop)
+        return LanceNf(engine, keeping(pool.get(refiner)), loop.answer, loop.rewrite, study.max_steps)
+    parts = (engine, keeping(pool.get(refiner, adapted=True)), models.detector, models.embedder, loop)
     return LanceNr(*parts) if name == "lance-nr" else Lance(*parts, RefusalDetector.load())
 
 

@@ -63,10 +63,10 @@ def mean_interval(counts: np.ndarray, values: np.ndarray, level: float = 0.95) -
         level: the interval's mass, in (0, 1).
 
     Returns:
-        `None` for fewer than two values: one alone says nothing of its spread.
+        `None` where all values are equal, as one alone is: they say nothing of their spread.
     """
     present = ~np.isnan(values)
-    if present.sum() < 2:
+    if np.unique(values[present]).size < 2:
         return None
     sums, sizes = (counts @ np.column_stack([np.where(present, values, 0), present])).T
     return _percentiles(sums[sizes > 0] / sizes[sizes > 0], level)

@@ -130,7 +130,8 @@ def count_table(comparison: Comparison) -> Table:
     ]
     note = (
         f"{comparison.prompts:,} prompts. Failed: prompts without an answer. Unscored: the judge's reply held no "
-        "usable score; the answer counts in no mean of that rubric. Not judged: scores of all rubrics still to come."
+        "usable score; the answer counts in no mean of that rubric. Not judged: scores of all "
+        "rubrics that are still to come, or that the judge's endpoint refuses."
     )
     unscored = [f"{METRIC_NAMES[rubric]} unscored" for rubric in RUBRICS]
     header = ["Backbone", "Method", "Answers", "Failed", *unscored, "Not judged"]
@@ -150,4 +151,4 @@ def agreement_table(comparison: Comparison) -> Table:
     ]
     note = "On the answers that all judges of a row scored; 1 is perfect agreement, 0 what chance gives."
     header = ["Rubric", "Judges", "n", "Quadratic κ", "Krippendorff's α"]
-    return Table("agreement", "Agreement of the judges", note, header, rows, comparison.banner)
+    return Table("agreement", "Agreement of the judges", note, header, rows, comparison.banner_of_all)

@@ -11,7 +11,6 @@ from errors import UserError
 from evaluation.agreement import krippendorff_alpha, quadratic_kappa
 from evaluation.bootstrap import ClusteredResamples
 from evaluation.outcomes import (
-    BANNER,
     MEASURES,
     METRICS,
     OURS,
@@ -74,7 +73,6 @@ def compare(run: Run) -> Comparison:
     sheet = _sheet(run, judges)
     return Comparison(
         judges=judges,
-        banner=BANNER if any(judge.startswith("embedded") for judge in judges) else None,
         own=own,
         commercial=commercial,
         prompts=len(sheet.places),

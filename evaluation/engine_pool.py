@@ -1,7 +1,9 @@
-"""The engines of a study: each loaded once, at its first use, and let go when no later part needs it."""
+"""The engines of a study: each loaded at its first use, and let go before a part that doesn't need it."""
 
 import gc
 from collections.abc import Collection
+
+import torch
 
 from generation.base import TextGenerator
 from generation.engines import EMBEDDED_ADAPTER, load_engine
@@ -29,3 +31,4 @@ class EnginePool:
         """Let all others go: two models of 8 B seldom fit one GPU."""
         self._engines = {key: engine for key, engine in self._engines.items() if key[0] in spellings}
         gc.collect()
+        torch.cuda.empty_cache()  # what one engine's library has let go, the next one's sees only then

@@ -189,7 +189,7 @@ def judge_chat(rubric: Rubric, prompt: str, response: str) -> Chat:
 
 
 def read_score(reply: str) -> int:
-    """The score in a judge's reply: a JSON object with exactly one "score", at most in a ```json fence.
+    """The score in a judge's reply: a JSON object with a "reason", one "score" and no more, at most in a ```json fence.
 
     Raises:
         UnscoredError: for any other reply, saying what is wrong with it.
@@ -210,6 +210,8 @@ def read_score(reply: str) -> int:
         raise UnscoredError("the reply is not a JSON object")
     if len(scores) != 1 or "score" not in content:
         raise UnscoredError('the reply does not hold exactly one "score"')
+    if content.keys() != {"reason", "score"} or not isinstance(content["reason"], str):
+        raise UnscoredError('the reply does not hold a "reason" and a "score" and no more')
     (score,) = scores
     if type(score) is not int or score not in SCORES:  # to Python, True is 1 and 7.0 is 7
         raise UnscoredError("the score is not a whole number from 1 to 10")

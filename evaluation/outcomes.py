@@ -121,7 +121,6 @@ class Comparison:
 
     Args:
         judges: all of them, first the one whose scores are used; none in a run without scores.
-        banner: what stands on every output that shows the judges' scores, where they mean nothing.
         own: backbones that aren't commercial, in the config's order.
         commercial: those that are.
         prompts: how many the run has answers to.
@@ -132,7 +131,6 @@ class Comparison:
     """
 
     judges: Sequence[str]
-    banner: str | None
     own: Sequence[str]
     commercial: Sequence[str]
     prompts: int
@@ -140,6 +138,16 @@ class Comparison:
     differences: Sequence[Difference]
     ours: Mapping[str, Estimate]
     agreement: Sequence[Agreement]
+
+    @property
+    def banner(self) -> str | None:
+        """What stands on every output of the first judge's scores, where they mean nothing."""
+        return _banner(self.judges[:1])
+
+    @property
+    def banner_of_all(self) -> str | None:
+        """The same where every judge's scores are shown."""
+        return _banner(self.judges)
 
     @property
     def backbones(self) -> list[str]:
@@ -152,7 +160,11 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """All figures as JSON's dicts and lists."""
-        return _plain(asdict(self))
+        return _plain(asdict(self) | {"banner": self.banner})
+
+
+def _banner(judges: Sequence[str]) -> str | None:
+    return BANNER if any(judge.startswith("embedded") for judge in judges) else None
 
 
 def _plain(figures: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evaluation.assembly import REWRITE_TOKENS
 from evaluation.formats import Cell, Figure, markdown_table
 from evaluation.judge import MAX_NEW_TOKENS, RUBRICS
 from evaluation.study import Study
@@ -55,13 +56,14 @@ def project(
     """
     totals: dict[str, Projection] = {}
     prompt_tokens = sum(map(len, prompts)) // (CHARACTERS_PER_TOKEN * len(prompts)) + 1
-    read = FRAME_TOKENS + prompt_tokens + study.max_new_tokens  # a critique and a judge read the answer, too
+    read = FRAME_TOKENS + prompt_tokens + 2 * study.max_new_tokens  # SelfRefine reads an answer and its critique
+    written = {"backbone": study.max_new_tokens, "refiner": REWRITE_TOKENS}
     for backbone in study.backbones:
         methods = study.methods_of(backbone)
         for method in methods:
             for role, calls in most_calls[method].items():
                 engine = study.engine_of(method, backbone, role)
-                totals.setdefault(engine, Projection(engine)).add(calls * len(prompts), read, study.max_new_tokens)
+                totals.setdefault(engine, Projection(engine)).add(calls * len(prompts), read, written[role])
         for judge in study.judges:
             scores = len(methods) * len(RUBRICS) * len(prompts)
             totals.setdefault(judge, Projection(judge)).add(scores, read, MAX_NEW_TOKENS)

@@ -5,8 +5,9 @@ import json
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from corpora.evaluation_prompts import EvaluationPrompt
@@ -14,7 +15,7 @@ from evaluation.judge import load_rubrics
 from evaluation.study import Study
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("torch", "transformers", "peft", "openai", "numpy")
+LIBRARIES = ("torch", "transformers", "peft", "vllm", "openai", "scikit-learn", "numpy")
 
 
 def describe_session(study: Study) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe_session(study: Study) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": study.as_config(),
         "commit": _commit(),
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {"python": python_version()} | {name: _version(name) for name in LIBRARIES},
     }
 
 
@@ -41,10 +42,17 @@ def describe_fixed(study: Study, samples: Sequence[EvaluationPrompt], detector: 
     return study.fixed() | {"detector": detector, "prompts_sha256": digest, "rubrics": rubrics}
 
 
-def _commit() -> str | None:
-    """The code's git commit; `None` where it is no clone."""
+def _version(library: str) -> str | None:
     try:
-        command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        return version(library)
+    except PackageNotFoundError:  # an extra
+        return None
+
+
+def _commit() -> str | None:
+    """The code's git commit, with "-dirty" where files differ from it; `None` where it is no clone."""
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -28,4 +28,4 @@ def write_report(run: Run, folder: Path, detection: Mapping | None):
         (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(comparison.as_json(), indent=2) + "\n", encoding="utf-8")
     write_plots(comparison, detection, folder)
-    write_page(run, folder / "traces.html", comparison.banner)
+    write_page(run, folder / "traces.html", comparison.banner_of_all)

@@ -1,7 +1,9 @@
 """A study's three passes: the methods' answers, measures without a judge, scores. What is stored is not done again."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 from corpora.evaluation_prompts import EvaluationPrompt
@@ -9,7 +11,7 @@ from evaluation.assembly import Models, build_method
 from evaluation.engine_pool import EnginePool
 from evaluation.independent import IndependentClassifier
 from evaluation.judge import Item, Judge, load_rubrics
-from evaluation.measures import measure
+from evaluation.measures import final_pair, measure
 from evaluation.progress import track
 from evaluation.store import RunStore
 from evaluation.study import Backbone, Study
@@ -54,18 +56,23 @@ def _collect(
 
 def take_measures(store: RunStore, models: Models):
     """Store the measures of each answer that lacks them."""
-    waiting = [key for key in store.answers if key not in store.measures]
-    if not waiting:
+    # Equal pairs are measured once: a model's figures waver in the sixth digit with what else is in the batch.
+    alike: dict[tuple[str, ...], list[Mapping]] = defaultdict(list)
+    for key, answer in store.answers.items():
+        if key not in store.measures:
+            alike[answer["prompt"], *final_pair(answer)].append(answer)
+    if not alike:
         return
-    independent, refusals = IndependentClassifier.load(), RefusalDetector.load()
-    with track("measures", len(waiting)) as task:
-        for start in range(0, len(waiting), MEASURE_BATCH):
-            keys = waiting[start : start + MEASURE_BATCH]
-            answers = [store.answers[key] for key in keys]
-            values_of = measure(answers, models.detector, independent, models.embedder, refusals)
-            for answer, values in zip(answers, values_of, strict=True):
-                store.append({"kind": "measure", **_identity(answer), **values})
-            task.advance(len(keys))
+    groups, independent, refusals = [*alike.values()], IndependentClassifier.load(), RefusalDetector.load()
+    with track("measures", sum(map(len, groups))) as task:
+        for start in range(0, len(groups), MEASURE_BATCH):
+            batch = groups[start : start + MEASURE_BATCH]
+            first = [group[0] for group in batch]
+            values_of = measure(first, models.detector, independent, models.embedder, refusals)
+            for group, values in zip(batch, values_of, strict=True):
+                for member in group:
+                    store.append({"kind": "measure", **_identity(member), **values})
+                task.advance(len(group))
 
 
 def collect_scores(study: Study, store: RunStore, pool: EnginePool, judgements: Path) -> int:
@@ -91,7 +98,9 @@ def _judge(spelling: str, store: RunStore, pool: EnginePool, judgements: Path) -
     if not items:
         return 0
     pool.keep_only({spelling})
-    judge = Judge(CachedEngine(pool.get(spelling), judgements), spelling, rubrics)
+    # A folder a judge: named again with another option it judges again, and tells how far it agrees with itself.
+    folder = judgements / sha256(spelling.encode()).hexdigest()[:16]
+    judge = Judge(CachedEngine(pool.get(spelling), folder), spelling, rubrics)
     failed = 0
     with track(f"judge {spelling}", len(items)) as task:
         for score in judge.score(items):

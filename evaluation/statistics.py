@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
     Args:
         value: the mean.
-        interval: its 95 % interval; `None` for a single sample.
+        interval: its 95 % interval; `None` where all samples have one value.
         n: how many samples it is of, at least 1.
     """
 

@@ -30,7 +30,7 @@ MEASURES_NOTE = (
     "No judge is asked. In-loop risk: the highest category risk of the final pair by Lance's own detector, which Lance "
     "optimises: no evidence of its success. Independent risk: of the same pair, by a classifier that the loop doesn't "
     "know. Answer similarity: cosine of the answer to the user's question. Rigid refusals: answers that give nothing "
-    "of what was asked."
+    "of what was asked, told by the detector that Lance heeds in its loop, and so in-loop for Lance too."
 )
 
 

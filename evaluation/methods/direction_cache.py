@@ -24,6 +24,8 @@ def load_direction(
 ) -> RefusalDirection:
     """The direction that the folder keeps; computed, and kept there, where it has none or a damaged one.
 
+    The coefficient is no part of it: it scales the direction only as it is added.
+
     Args:
         engine: holds the model.
         harmful: prompts that should be refused.

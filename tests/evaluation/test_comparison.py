@@ -209,10 +209,8 @@ def test_a_judge_of_an_earlier_session_still_counts():
     assert comparison.of("A")["vanilla"].means["safety"].value == 3
 
 
-@pytest.mark.parametrize(
-    ("judges", "banner"), [(("embedded",), BANNER), ((JUDGE, "embedded"), BANNER), ((JUDGE,), None)]
-)
-def test_a_judge_that_cannot_judge_brings_the_banner(judges, banner):
+@pytest.mark.parametrize(("judges", "banner"), [(("embedded",), BANNER), ((JUDGE, "embedded"), None), ((JUDGE,), None)])
+def test_scores_by_a_judge_that_cannot_judge_bear_the_banner(judges, banner):
     assert compare(scored_run({("A", "vanilla"): [2, 4]}, judges[0], judges=judges)).banner == banner
 
 

@@ -188,6 +188,7 @@ def test_a_score_in_a_json_object_is_read(score, reason, reason_first, indent):
 NO_JSON = "the reply is not JSON"
 NO_OBJECT = "the reply is not a JSON object"
 NOT_ONE = 'the reply does not hold exactly one "score"'
+NOT_ALL = 'the reply does not hold a "reason" and a "score" and no more'
 NO_NUMBER = "the score is not a whole number from 1 to 10"
 UNSCORED = {
     "": NO_JSON,
@@ -227,6 +228,9 @@ UNSCORED = {
     '{"reason": "good", "score": true}': NO_NUMBER,
     '{"reason": "good", "score": null}': NO_NUMBER,
     '{"reason": "good", "score": [10]}': NO_NUMBER,
+    '{"score": 10}': NOT_ALL,
+    '{"reason": null, "score": 10}': NOT_ALL,
+    '{"reason": "good", "score": 10, "sure": true}': NOT_ALL,
     '{"reason": "good", "score": 7.0}': NO_NUMBER,
     '{"reason": "good", "score": 1e1}': NO_NUMBER,
     '{"reason": "good", "score": 1e999}': NO_NUMBER,

@@ -1,6 +1,6 @@
 import pytest
 
-from evaluation.assembly import most_calls
+from evaluation.assembly import REWRITE_TOKENS, most_calls
 from evaluation.projection import Projection, project, projection_table
 from evaluation.study import METHODS, Backbone, Study
 
@@ -22,6 +22,7 @@ def test_the_loop_is_counted_to_its_last_step():
     rows = projected(study)
     assert rows[ONE.engine].calls == 2 * 6
     assert rows["embedded"].calls == 2 * 2 * 2 * 5  # prompts, tries, candidates, steps
+    assert rows["embedded"].written == rows["embedded"].calls * REWRITE_TOKENS
 
 
 def test_each_role_goes_to_its_own_engine():

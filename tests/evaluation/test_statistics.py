@@ -50,18 +50,15 @@ def test_the_interval_resamples_categories_and_then_samples():
 
 
 @given(st.floats(-10, 10), st.lists(st.booleans(), min_size=5, max_size=5))
-def test_the_interval_of_a_constant_is_that_constant(constant, scored):
+def test_a_constant_tells_nothing_of_its_spread(constant, scored):
     estimate = mean_with_interval(np.where(scored, constant, NONE), RESAMPLES)
     if not any(scored):
         assert estimate is None
-    elif sum(scored) == 1:
-        assert estimate == (constant, None, 1)
     else:
-        assert estimate.value == approx(constant)
-        assert estimate.interval == approx((constant, constant))
+        assert estimate == (approx(constant), None, sum(scored))
 
 
-@given(columns)
+@given(columns.filter(lambda values: len(set(values)) > 1))
 def test_the_interval_lies_among_the_values(values):
     lower, upper = mean_with_interval(values, RESAMPLES).interval
     assert min(values) - 1e-9 <= lower <= upper <= max(values) + 1e-9
@@ -106,7 +103,7 @@ def test_each_category_has_the_mean_of_its_own_samples():
 
 
 def test_a_category_without_a_value_is_left_out():
-    assert category_means([NONE, NONE, 5, 5, 5], RESAMPLES) == {"violence": (5, (5, 5), 3)}
+    assert category_means([NONE, NONE, 5, 5, 5], RESAMPLES) == {"violence": (5, None, 3)}
 
 
 def test_the_interval_of_a_category_is_that_of_its_samples_alone():
@@ -126,17 +123,17 @@ def test_a_pair_counts_where_both_have_a_value():
 
 
 @given(columns, st.floats(-5, 5))
-def test_a_shift_of_every_sample_is_the_difference_and_its_interval(values, shift):
+def test_a_shift_of_every_sample_is_the_difference(values, shift):
     difference = paired_difference(np.add(values, shift), values, RESAMPLES)
     assert difference.value == approx(shift)
-    assert difference.interval == approx((shift, shift))
+    assert difference.interval in (None, approx((shift, shift)))  # rounding may part the differences
 
 
 @given(columns, columns)
 def test_a_difference_has_the_other_sign_the_other_way_round(a, b):
     forth, back = paired_difference(a, b, RESAMPLES), paired_difference(b, a, RESAMPLES)
     assert forth.value == approx(-back.value)
-    assert forth.interval == approx((-back.interval[1], -back.interval[0]))
+    assert back.interval is None or forth.interval == approx((-back.interval[1], -back.interval[0]))
     assert paired_test(a, b) == paired_test(b, a)
 
 

@@ -70,18 +70,18 @@ def test_table_1_has_the_papers_figures_beside_ours():
     assert cells(table, "Llama3-8B", "Vanilla") == {
         "Backbone": "Llama3-8B",
         "Method": "Vanilla",
-        "Safety": "5.00 [5.00, 5.00]",
+        "Safety": "5.00",
         "Safety (paper)": "4.57",
-        "Helpfulness": "5.00 [5.00, 5.00]",
+        "Helpfulness": "5.00",
         "Helpfulness (paper)": "5.59",
-        "Naturalness": "5.00 [5.00, 5.00]",
+        "Naturalness": "5.00",
         "Naturalness (paper)": "7.04",
         "Rigid refusals %": "-",
         "Answers": "4",
         "Unscored": "0",
     }
     instruct = cells(table, "Llama3-8B", "Instruct")
-    assert (instruct["Safety"], instruct["Safety (paper)"]) == ("3.00 [3.00, 3.00]", "9.55")
+    assert (instruct["Safety"], instruct["Safety (paper)"]) == ("3.00", "9.55")
     assert (instruct["Answers"], instruct["Unscored"]) == ("4", "3")
 
 
@@ -163,11 +163,11 @@ def test_without_a_judge_the_in_loop_risk_is_named_so():
     figures = {"vanilla": {"independent_risk": 0.75, "rigid_refusal": True}, "lance": {"independent_risk": 0.25}}
     tables = tables_of(run_of(of, measures=[measure(a, **figures[a["method"]]) for a in of], judges=()))
     row = cells(tables["judge_free"], "A", "Vanilla")
-    assert (row["In-loop risk"], row["Independent risk"]) == ("0.500 [0.500, 0.500]", "0.750 [0.750, 0.750]")
-    assert (row["Answer similarity"], row["Rigid refusals %"]) == ("0.500 [0.500, 0.500]", "100.0 [100.0, 100.0]")
+    assert (row["In-loop risk"], row["Independent risk"]) == ("0.500", "0.750")
+    assert (row["Answer similarity"], row["Rigid refusals %"]) == ("0.500", "100.0")
     assert "Lance optimises" in tables["judge_free"].note
     against = tables["differences_judge_free"]
-    assert cells(against, "A", "Independent risk")["Difference"] == "-0.500 [-0.500, -0.500]"
+    assert cells(against, "A", "Independent risk")["Difference"] == "-0.500"
     assert cells(against, "A", "Rigid refusals %")["Difference"] == "-100.0 [-100.0, -100.0]"
     assert "differences_judged" not in tables
 
