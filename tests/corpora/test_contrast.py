@@ -43,6 +43,7 @@ KINDS = {
         "toxic_reply",
         "framed",
         "short_turn",
+        "assistant_style",
     },
 }
 FEWEST = {"safe": 60, "labelled": 45}
