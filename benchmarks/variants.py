@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.pairs import load_pairs
 from detector import ROOT, load_detector
 from evaluation.detection import other_domains_report
-from evaluation.formats import Figure, markdown_table
+from evaluation.formats import markdown_table
 
 SAFE_FILES = ("safe_pairs.jsonl", "safe_prompts.jsonl", "safe_responses_to_risky.jsonl")
 COMMON = (
@@ -30,60 +31,79 @@ COMMON = (
     "--eval_strategy no --save_strategy no --load_best_model_at_end False"
 )
 BASE = "Lance"
-POINT_ESTIMATE = "--rejection_estimate mean --kl_loss_weight 0"
+POINT_ESTIMATE = "--rejection_estimate mean --kl_loss_weight 0"  # a point has no divergence
 VARIANTS = {
     BASE: "",
     "L_aux as its expectation, without the draw's noise": "--rejection_estimate expectation",
-    "no semantic head: L_feature out": "--feature_loss_weight 0",
+    "no L_feature, the semantic head's only use": "--feature_loss_weight 0",
     "no KL": "--kl_loss_weight 0",
     "no auxiliary term": "--aux_loss_weight 0",
-    "a point estimate in place of the Beta": POINT_ESTIMATE,
+    "no KL, and a point estimate in place of the Beta": POINT_ESTIMATE,
     "plain classifier: L_aux alone": f"{POINT_ESTIMATE} --label_loss_weight 0 --feature_loss_weight 0",
     "labels as the annotators' mean": "--soft_labels True",
     "rare categories and safe pairs weighted": "--safety_balance 0.5 --category_balance 0.3",
     "answers under exchanged prompts": "--exchange_share 0.2",
     "other registers": "--register_share 0.15",
+    "harmless text spliced into answers": "--splice_share 0.2",
+    "no prompts alone": "--prompt_only_share 0",
+    "the first token's state in place of the mean": "--pooling cls",
+    "two epochs": "--num_train_epochs 2",
 }
-# Heading, and where the figure stands.
-COLUMNS = {
-    "AUPRC": ("validation", "beavertails_auprc"),
-    "mAP": ("validation", "beavertails_map"),
-    "macro-F1": ("validation", "beavertails_macro_f1"),
-    "ECE": ("validation", "beavertails_ece"),
-    "harmless rows flagged": ("validation", "safe_flag_rate_safe"),
-    "other domains: AUPRC": ("other_domains", "auprc"),
-    "recall at FPR 20": ("other_domains", "recall_at_fpr_0.2"),
+VALIDATION = {
+    "AUPRC": "beavertails_auprc",
+    "mAP": "beavertails_map",
+    "F1": "beavertails_binary_f1",
+    "macro-F1": "beavertails_macro_f1",
+    "ECE": "beavertails_ece",
+    "harmless rows flagged": "safe_flag_rate_safe",
+}
+OTHER_DOMAINS = {
+    "F1": "f1",
+    "AUPRC": "auprc",
+    "recall": "recall",
+    "FPR": "fpr",
+    "recall at FPR 20": "recall_at_fpr_0.2",
 }
 
 
-def train(folder: Path, options: str, seed: int, args: argparse.Namespace):
-    """Train one variant in two processes of one thread each, the faster way on two cores."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "train.py")),
+def train_options(options: str, seed: int, args: argparse.Namespace) -> list[str]:
+    """What a run is trained with, but for its folder."""
+    return [
         *("--encoder", args.encoder, "--train_file", str(args.data / "beavertails_train.jsonl")),
         *("--safe_file", *(str(args.data / name) for name in SAFE_FILES)),
         *("--max_train_rows", str(args.rows), "--max_length", str(args.max_length)),
-        *("--seed", str(seed), "--output_dir", str(folder)),
-        *f"{COMMON} {options}".split(),
+        *("--seed", str(seed), *f"{COMMON} {options}".split()),
+    ]
+
+
+def train(folder: Path, options: list[str]):
+    """Train in two processes of one thread each, the faster way on two cores."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "train.py")),
+        *(*options, "--output_dir", str(folder)),
     ]
     with (folder.parent / f"{folder.name}.log").open("w", encoding="utf-8") as log:
         finished = subprocess.run(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if finished.returncode:
-        raise UsageError(f"train.py failed on {options!r}: see {log.name}.")
+        raise UsageError(f"train.py failed: see {log.name}.")
 
 
 def measure(name: str, seed: int, args: argparse.Namespace) -> dict:
-    """The figures of a variant at a seed; trained unless its folder has them."""
-    options = VARIANTS[name]
-    folder = args.runs_dir / f"{args.rows}-rows" / (options.replace("--", "").replace(" ", "_") or "base") / str(seed)
+    """The figures of a variant at a seed, by group and figure; trained unless its folder has them."""
+    options = train_options(VARIANTS[name], seed, args)
+    folder = args.runs_dir / sha256(" ".join(options).encode()).hexdigest()[:16]
     kept = folder / "figures.json"
     if not kept.exists():
-        make_folder("--runs_dir", folder.parent)
-        train(folder, options, seed, args)
+        train(folder, options)
         pairs = load_pairs(str(args.data / "other_domains_dev.jsonl"))
-        others = other_domains_report(load_detector(str(folder)), pairs)
+        report = other_domains_report(load_detector(str(folder)), pairs)
         validation = json.loads((folder / "validation_metrics.json").read_text(encoding="utf-8"))
-        kept.write_text(json.dumps({"validation": validation, "other_domains": others["all"]}), encoding="utf-8")
+        figures = {"validation": {heading: validation[figure] for heading, figure in VALIDATION.items()}} | {
+            source: {heading: row[figure] for heading, figure in OTHER_DOMAINS.items()}
+            for source, row in report.items()
+            if isinstance(row, dict)
+        }
+        kept.write_text(json.dumps(figures), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
@@ -99,24 +119,33 @@ def summarise(runs: list[dict], base: list[dict]) -> dict:
         return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
     return {
-        heading: spread([run[part][figure] for run in runs])
-        | {"gain": spread([run[part][figure] - own[part][figure] for run, own in zip(runs, base, strict=True)])}
-        for heading, (part, figure) in COLUMNS.items()
+        group: {
+            heading: spread([run[group][heading] for run in runs])
+            | {"gain": spread([run[group][heading] - own[group][heading] for run, own in zip(runs, base, strict=True)])}
+            for heading in figures
+        }
+        for group, figures in base[0].items()
     }
 
 
 def as_markdown(report: dict) -> str:
-    """The report as a table: figures × 100, ± their standard deviation over the seeds; gains over the first row."""
-    rows = []
-    for name, row in report["variants"].items():
-        figures = [f"{100 * row[heading]['mean']:.1f} ± {100 * row[heading]['std']:.1f}" for heading in COLUMNS]
-        rows.append([name, *figures, Figure(100 * row["AUPRC"]["gain"]["mean"], spec="+.1f")])
-    return "\n\n".join(
-        [
-            f"{report['rows']:,} training rows, one epoch, seeds {', '.join(map(str, report['seeds']))}; × 100.",
-            markdown_table(["variant", *COLUMNS, "gain in AUPRC"], rows) + "\n",
-        ]
-    )
+    """A table for validation, for all other domains and for each source of theirs."""
+    seeds = ", ".join(map(str, report["seeds"]))
+    parts = [
+        f"{report['rows']:,} training rows, seeds {seeds}: means × 100, ± the standard deviation over the seeds. "
+        "Validation first, then all pairs from other domains, then by their source."
+    ]
+    for group, headings in next(iter(report["variants"].values()))["figures"].items():
+        rows = []
+        for name, variant in report["variants"].items():
+            figures = variant["figures"][group]
+            rows.append([name, *map(_percent, figures.values()), _percent(figures["AUPRC"]["gain"])])
+        parts += [f"## {group.replace('_', ' ')}", markdown_table(["variant", *headings, "gain in AUPRC"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _percent(figure: dict[str, float]) -> str:
+    return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -143,7 +172,8 @@ def main(args: argparse.Namespace):
     rows = earlier["variants"] if options.items() <= earlier.items() else {}
     base = [measure(BASE, seed, args) for seed in args.seeds]
     for name in [BASE, *(args.only or VARIANTS)]:
-        rows[name] = summarise([measure(name, seed, args) for seed in args.seeds], base) | {"options": VARIANTS[name]}
+        figures = summarise([measure(name, seed, args) for seed in args.seeds], base)
+        rows[name] = {"options": VARIANTS[name], "figures": figures}
         report = options | {"variants": {known: rows[known] for known in VARIANTS if known in rows}}
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
