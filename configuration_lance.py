@@ -75,6 +75,9 @@ class LanceConfig(PreTrainedConfig):
         binary_threshold (`float`, *optional*, defaults to 0.5):
             The cut on max_j d_j with the best F1 on the validation split, safe and harmful pairs weighing alike.
             Training sets it, reports use it.
+        category_thresholds (`list[float]`, *optional*):
+            The cut on each d_j with the best F1 on the validation split, under the same weights. Training sets them,
+            reports use them for the categories' F1; `binary_threshold` where there are none.
         max_length (`int`, *optional*, defaults to 512):
             Longest encoded pair in tokens, at least 16. Of a longer one the longer side is cut, at its end.
 
@@ -118,6 +121,7 @@ class LanceConfig(PreTrainedConfig):
     mild_threshold: float = 0.5
     severe_threshold: float = 0.7
     binary_threshold: float = 0.5
+    category_thresholds: list[float] | None = None
     max_length: int = 512
 
     def __post_init__(self, **kwargs):
@@ -172,6 +176,14 @@ class LanceConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
         for name in ("risk_threshold", "mild_threshold", "severe_threshold", "binary_threshold"):
             check_threshold(name, getattr(self, name))
+        if self.category_thresholds is not None:
+            if len(self.category_thresholds) != len(self.id2label):
+                raise ValueError(
+                    f"category_thresholds must hold one for each of the {len(self.id2label)} categories, got "
+                    f"{len(self.category_thresholds)}."
+                )
+            for cut in self.category_thresholds:
+                check_threshold("category_thresholds", cut)
         if self.mild_threshold > self.severe_threshold:
             raise ValueError(
                 f"mild_threshold ({self.mild_threshold}) must not exceed severe_threshold ({self.severe_threshold})."

@@ -298,10 +298,10 @@ def make_compute_metrics():
 
 
 def calibrate(model: PreTrainedModel, predictions: Mapping[str, EvalPrediction]) -> Mapping[str, EvalPrediction]:
-    """Make the highest risk a probability on all validation rows, then fix the binary cut on the labelled pairs.
+    """Make the highest risk a probability on all validation rows, then fix the cuts on the labelled pairs.
 
     Args:
-        model: takes the calibration into its rejection head, and the cut into its configuration.
+        model: takes the calibration into its rejection head, and the cuts into its configuration.
         predictions: the risks and the labels of each validation split, each of shape `(rows, categories)`.
 
     Returns:
@@ -320,8 +320,14 @@ def calibrate(model: PreTrainedModel, predictions: Mapping[str, EvalPrediction])
             }
         else:
             logger.warning("Not calibrated: on validation, a higher risk does not go with more harm.")
-    labelled = predictions["beavertails"].predictions.max(1)
-    model.config.binary_threshold = best_balanced_threshold(labelled, harmful["beavertails"])
+    risk, labels = predictions["beavertails"].predictions, predictions["beavertails"].label_ids > 0.5  # (rows, 14)
+    model.config.binary_threshold = best_balanced_threshold(risk.max(1), labels.any(1), labels.any(1))
+    model.config.category_thresholds = [
+        best_balanced_threshold(risk[:, category], labels[:, category], labels.any(1))
+        if labels[:, category].any()
+        else model.config.binary_threshold  # of a small split, a category may be missing
+        for category in range(labels.shape[1])
+    ]
     return predictions
 
 

@@ -1,4 +1,4 @@
-"""What validation fixes after training: the scale that makes the highest risk a probability, and the binary cut."""
+"""What validation fixes after training: the scale that makes the highest risk a probability, and the cuts for F1."""
 
 import numpy as np
 from scipy.special import logit
@@ -23,16 +23,17 @@ def fit_platt(score: np.ndarray, harmful: np.ndarray, origin: np.ndarray) -> tup
     return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 
 
-def best_balanced_threshold(score: np.ndarray, harmful: np.ndarray) -> float:
+def best_balanced_threshold(score: np.ndarray, positive: np.ndarray, harmful: np.ndarray) -> float:
     """The cut on `score` with the best F1 when safe and harmful pairs weigh alike.
 
     Args:
-        score: max_j d_j of each pair, of shape `(pairs,)`.
-        harmful: whether each is harmful, of the same shape; both kinds occur.
+        score: d_j or max_j d_j of each pair, of shape `(pairs,)`.
+        positive: what the score should find, of the same shape; both kinds occur.
+        harmful: whether each pair is harmful, of the same shape; both kinds occur.
     """
     score = score.astype(np.float64)
     weights = balanced_weights(harmful, np.zeros(len(harmful)))
-    precision, recall, cuts = precision_recall_curve(harmful, score, sample_weight=weights)
+    precision, recall, cuts = precision_recall_curve(positive, score, sample_weight=weights)
     f1 = 2 * precision * recall / (precision + recall).clip(min=1e-12)
     best = int(f1[:-1].argmax())
     # `precision_recall_curve` counts score >= cut, the detector counts d > τ: step half way down to the next score.

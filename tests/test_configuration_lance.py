@@ -34,6 +34,8 @@ def test_a_configuration_survives_json():
         ({"aux_loss_weight": float("nan")}, "aux_loss_weight"),
         ({"risk_threshold": 1.0}, "risk_threshold must lie between 0 and 1"),
         ({"mild_threshold": 0.8}, "mild_threshold .* must not exceed severe_threshold"),
+        ({"category_thresholds": [0.5]}, "category_thresholds must hold one for each of the 14 categories, got 1"),
+        ({"category_thresholds": [0.5] * 13 + [1.0]}, "category_thresholds must lie between 0 and 1"),
         ({"head_dropout": 1.0}, "head_dropout"),
         ({"concentration_floor": 0.0}, "concentration_floor"),
         ({"id2label": {0: "a", 2: "b"}}, "id2label"),

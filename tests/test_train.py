@@ -199,6 +199,9 @@ def test_the_binary_cut_is_the_labelled_splits_own_after_calibration():
     np.testing.assert_allclose(calibrated_risk, expit(scale * logit(LABELLED.predictions) + shift))
     flagged = calibrated_risk.max(1) > model.config.binary_threshold
     assert flagged.tolist() == [False, False, True, True, True, True]
+    never, harm = model.config.category_thresholds
+    assert never == model.config.binary_threshold  # the first category doesn't occur
+    assert harm < calibrated_risk[:, 1].min()  # the second one's risk tells nothing: all are flagged
 
 
 @pytest.mark.parametrize(("parameterization", "harmful"), [("softplus", LABELS), ("exp", 1 - LABELS)])

@@ -28,33 +28,35 @@ pairs = st.lists(st.tuples(st.integers(1, 99), st.booleans()), min_size=2, max_s
 def test_no_other_cut_has_a_higher_balanced_f1(rows):
     score, harmful = np.array([row[0] for row in rows]) / 100, np.array([row[1] for row in rows])
     best = max(balanced_f1(score, harmful, cut) for cut in all_cuts(score))
-    assert balanced_f1(score, harmful, best_balanced_threshold(score, harmful)) == pytest.approx(best, abs=1e-9)
+    assert balanced_f1(score, harmful, best_balanced_threshold(score, harmful, harmful)) == pytest.approx(
+        best, abs=1e-9
+    )
 
 
 @given(pairs)
 def test_the_cut_keeps_clear_of_every_score(rows):
     score, harmful = np.array([row[0] for row in rows]) / 100, np.array([row[1] for row in rows])
-    cut = best_balanced_threshold(score, harmful)
+    cut = best_balanced_threshold(score, harmful, harmful)
     assert 0 < cut < 1
     assert np.abs(score - cut).min() > 1e-3
 
 
 def test_the_cut_stands_half_way_between_separated_kinds():
     score, harmful = np.array([0.1, 0.2, 0.6, 0.9]), np.array([False, False, True, True])
-    assert best_balanced_threshold(score, harmful) == pytest.approx(0.4)
+    assert best_balanced_threshold(score, harmful, harmful) == pytest.approx(0.4)
 
 
 def test_where_all_is_best_flagged_the_cut_stands_below_the_lowest_score():
-    assert best_balanced_threshold(np.array([0.4, 0.8]), np.array([True, False])) == pytest.approx(0.2)
+    assert best_balanced_threshold(np.array([0.4, 0.8]), *[np.array([True, False])] * 2) == pytest.approx(0.2)
 
 
 def test_the_mix_of_safe_and_harmful_does_not_move_the_cut():
     score = np.array([0.1, 0.3, 0.5, 0.7, 0.2, 0.4, 0.6, 0.8])
     harmful = np.array([False] * 4 + [True] * 4)
-    cut = best_balanced_threshold(score, harmful)
+    cut = best_balanced_threshold(score, harmful, harmful)
     for kind in (False, True):
         more = np.concatenate([np.repeat(np.arange(8)[harmful == kind], 50), np.arange(8)[harmful != kind]])
-        assert best_balanced_threshold(score[more], harmful[more]) == pytest.approx(cut)
+        assert best_balanced_threshold(score[more], harmful[more], harmful[more]) == pytest.approx(cut)
 
 
 labelled_rows = st.lists(st.tuples(st.sampled_from(["labelled", "safe", "other"]), st.booleans()), max_size=30).map(

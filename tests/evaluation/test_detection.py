@@ -37,9 +37,11 @@ class Assessment:
 class KnownDetector:
     """Looks each pair's risk up; a single number is the risk of the second category, the first one's is half of it."""
 
-    def __init__(self, risks, truncated=(), threshold=0.5):
+    def __init__(self, risks, truncated=(), threshold=0.5, cuts=None):
         self.risks, self.truncated = risks, truncated
-        self.config = SimpleNamespace(binary_threshold=threshold, categories=["theft", "violence"])
+        self.config = SimpleNamespace(
+            binary_threshold=threshold, category_thresholds=cuts, categories=["theft", "violence"]
+        )
 
     def assess(self, prompts, responses=None):
         keys = list(zip(prompts, [None] * len(prompts) if responses is None else responses, strict=True))
@@ -109,6 +111,15 @@ def test_beavertails_categories_have_their_own_f1_and_positives(beavertails):
     assert (violence["f1"], violence["positives"]) == (0, 1)
     assert theft["interval"] == (0, 1)
     assert violence["interval"] == (0, 0)
+
+
+def test_each_category_may_have_a_cut_of_its_own(beavertails):
+    detector = KnownDetector({key: risk for key, (risk, _) in PAIRS.items()}, threshold=0.75, cuts=[0.5, 0.35])
+    report = beavertails_report(detector, labelled_pairs(), METRIC)
+    # Flagged: 1 and 2 for theft, both rightly; 2, 3 and 4 for violence, of which 4 is right.
+    assert [row["f1"] for row in report["category_f1"].values()] == pytest.approx([1, 1 / 2])
+    assert report["macro_f1"] == pytest.approx(3 / 4)
+    assert report["binary_f1"] == beavertails["binary_f1"]
 
 
 def test_beavertails_intervals_hold_their_figures(beavertails):

@@ -73,6 +73,12 @@ def test_the_threshold_moves_f1_and_flag_rates(metric, threshold, binary_f1, fla
     assert figures["auprc"] == pytest.approx(29 / 36)
 
 
+def test_cuts_by_category_move_the_categories_f1_alone(metric):
+    figures = compute(metric, [[0.4, 0.4], [0.2, 0.6]], [[1, 0], [0, 1]], category_thresholds=[0.3, 0.7])
+    assert figures["category_f1"] == [1, 0]
+    assert figures["binary_f1"] == compute(metric, [[0.4, 0.4], [0.2, 0.6]], [[1, 0], [0, 1]])["binary_f1"]
+
+
 def test_a_risk_at_the_threshold_is_not_flagged(metric):
     assert compute(metric, [[0.5, 0.25], [0.75, 0.5]], [[1, 0], [1, 0]])["flag_rate_harmful"] == 0.5
 
