@@ -85,11 +85,32 @@ def test_the_report_is_written_in_all_its_forms(run_dir):
     done = evaluate_lance("report", run_dir)
     assert done.returncode == 0, done.stderr
     folder = run_dir / "report"
-    assert {"table1.csv", "table1.tex", "table2.csv", "table3.csv", "table4.csv"} <= {p.name for p in folder.iterdir()}
+    written = {path.name for path in folder.iterdir()}
+    assert {"table1.csv", "table1.tex", "table2.csv", "table4.csv"} <= written
+    assert "table3.csv" not in written  # its figures would be the embedded detector's
+    assert "another detector's than the run's: left out" in done.stderr
     assert "Lance" in (folder / "report.md").read_text(encoding="utf-8")
     assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["prompts"] == 2
     assert PROMPTS[0][0] not in (folder / "traces.html").read_text(encoding="utf-8")  # packed
     assert (folder / "risk_by_category.svg").exists()
+
+
+def test_the_figures_of_the_runs_own_detector_make_table_3(run_dir, tiny_detector, tmp_path):
+    figures = json.loads((ROOT / "benchmarks" / "results" / "detection.json").read_text(encoding="utf-8"))
+    own = tmp_path / "detection.json"
+    own.write_text(json.dumps(figures | {"detector": str(tiny_detector)}), encoding="utf-8")
+    done = evaluate_lance("report", run_dir, "--detection", own)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (run_dir / "report" / "table3.csv").exists()
+
+
+@pytest.mark.parametrize("content", ["[1]", "no JSON"])
+def test_a_detection_report_that_is_none_is_named(run_dir, tmp_path, content):
+    path = tmp_path / "detection.json"
+    path.write_text(content, encoding="utf-8")
+    done = evaluate_lance("report", run_dir, "--detection", path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "not a detection.json" in done.stderr
 
 
 def test_a_dry_run_prints_the_cost_and_leaves_nothing(study, tmp_path, tiny_detector):
