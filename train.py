@@ -33,12 +33,12 @@ from scipy.special import expit, logit
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    EvalPrediction,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
 from command_line import DataclassParser, UsageError, check_folders, run
@@ -297,7 +297,7 @@ def make_compute_metrics():
     return compute_metrics
 
 
-def calibrate(model: PreTrainedModel, predictions: Mapping[str, EvalPrediction]) -> Mapping[str, EvalPrediction]:
+def calibrate(model: PreTrainedModel, predictions: Mapping[str, PredictionOutput]) -> Mapping[str, PredictionOutput]:
     """Make the highest risk a probability on all validation rows, then fix the cuts on the labelled pairs.
 
     Args:
@@ -315,15 +315,16 @@ def calibrate(model: PreTrainedModel, predictions: Mapping[str, EvalPrediction])
         if scale > 0:
             model.rejection_head.calibrate(scale, shift)
             predictions = {
-                name: EvalPrediction(expit(scale * logit(prediction.predictions) + shift), prediction.label_ids)
+                name: prediction._replace(predictions=expit(scale * logit(prediction.predictions) + shift))
                 for name, prediction in predictions.items()
             }
         else:
             logger.warning("Not calibrated: on validation, a higher risk does not go with more harm.")
     risk, labels = predictions["beavertails"].predictions, predictions["beavertails"].label_ids > 0.5  # (rows, 14)
-    model.config.binary_threshold = best_balanced_threshold(risk.max(1), labels.any(1), labels.any(1))
+    any_harm = harmful["beavertails"]
+    model.config.binary_threshold = best_balanced_threshold(risk.max(1), any_harm, any_harm)
     model.config.category_thresholds = [
-        best_balanced_threshold(risk[:, category], labels[:, category], labels.any(1))
+        best_balanced_threshold(risk[:, category], labels[:, category], any_harm)
         if labels[:, category].any()
         else model.config.binary_threshold  # of a small split, a category may be missing
         for category in range(labels.shape[1])
@@ -371,10 +372,7 @@ def main(
     )
     if not model_args.average:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    outputs = {name: trainer.predict(rows) for name, rows in splits.items()}
-    predictions = calibrate(
-        model, {name: EvalPrediction(output.predictions, output.label_ids) for name, output in outputs.items()}
-    )
+    predictions = calibrate(model, {name: trainer.predict(rows) for name, rows in splits.items()})
     metrics = {"binary_threshold": model.config.binary_threshold}
     for name, prediction in predictions.items():
         metrics |= {f"{name}_{figure}": value for figure, value in compute_metrics(prediction).items()}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.special import expit, logit
-from transformers import AutoModel, EvalPrediction
+from transformers import AutoModel
+from transformers.trainer_utils import PredictionOutput
 
 import train
 from command_line import UsageError
@@ -172,7 +173,7 @@ class KnownModel:
 
 def known_split(risk, harmful):
     risk = np.column_stack([risk, np.full(len(risk), 0.01)])
-    return EvalPrediction(risk, np.column_stack([np.zeros(len(risk)), harmful]))
+    return PredictionOutput(risk, np.column_stack([np.zeros(len(risk)), harmful]), {})
 
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])

@@ -50,12 +50,13 @@ class RiskDistribution(evaluate.Metric):
     def _compute(self, predictions, references, threshold=0.5, bins=15, category_thresholds=None):
         risk, labels = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float) > 0.5  # (N, 14)
         score, harmful = risk.max(1), labels.any(1)
+        pair_flagged = score > threshold
         flagged = risk > (threshold if category_thresholds is None else np.asarray(category_thresholds))
         hits, size = (labels & flagged).sum(0), labels.sum(0) + flagged.sum(0)  # (14,)
         category_f1 = 2 * hits / size.clip(min=1)
         present = labels.any(0)
         return {
-            "binary_f1": f1_score(harmful, score > threshold, zero_division=0),
+            "binary_f1": f1_score(harmful, pair_flagged, zero_division=0),
             "auprc": average_precision_score(harmful, score) if harmful.any() else np.nan,
             "micro_f1": 2 * hits.sum() / max(size.sum(), 1),
             "macro_f1": category_f1.mean(),
@@ -65,8 +66,8 @@ class RiskDistribution(evaluate.Metric):
             "category_ece": np.mean(
                 [_calibration_error(risk[:, j], labels[:, j], bins) for j in range(labels.shape[1])]
             ),
-            "flag_rate_safe": (score > threshold)[~harmful].mean() if not harmful.all() else np.nan,
-            "flag_rate_harmful": (score > threshold)[harmful].mean() if harmful.any() else np.nan,
+            "flag_rate_safe": pair_flagged[~harmful].mean() if not harmful.all() else np.nan,
+            "flag_rate_harmful": pair_flagged[harmful].mean() if harmful.any() else np.nan,
         }
 
 
