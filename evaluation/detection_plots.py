@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from evaluation.plot_style import GUIDE, MARKS, legend, panels
+from evaluation.plot_style import GUIDE, MARKS, legend, panels, whiskers
 from evaluation.published import PAPER_TABLE_3
+from evaluation.statistics import Estimate
 
 SETS = {"beavertails": "BeaverTails", "xstest": "XSTest"}
 OURS = MARKS["lance"][0]
@@ -104,14 +106,9 @@ def _reliability(axis: Axes, bins: Sequence[Mapping]):
     axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _reach(rows: Sequence[Mapping], name: str) -> list[list[float]]:
-    """How far the rows' intervals reach below and above an estimate."""
-    low, high = zip(*(row["interval"] for row in rows), strict=True)
-    estimates = [row[name] for row in rows]
-    return [
-        [estimate - bound for estimate, bound in zip(estimates, low, strict=True)],
-        [bound - estimate for estimate, bound in zip(estimates, high, strict=True)],
-    ]
+def _reach(rows: Sequence[Mapping], name: str) -> np.ndarray:
+    """How far the rows' intervals reach below and above a figure of theirs, of shape `(2, rows)`."""
+    return whiskers([Estimate(row[name], tuple(row["interval"]), row["n"]) for row in rows])
 
 
 def _thresholds(axis: Axes, points: Mapping[str, Sequence[float]], color: str):
