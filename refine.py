@@ -24,7 +24,7 @@ from command_line import OneLineErrors, UsageError, probability, run
 from detector import ROOT, load_detector
 from generation.base import SamplingParameters, TextGenerator
 from generation.cache import CachedEngine
-from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, load_engine
+from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, is_embedded, load_engine
 from refinement.console import show
 from refinement.frame import default_shots
 from refinement.loop import RefinementParameters, refine
@@ -131,7 +131,8 @@ def load_engines(args: argparse.Namespace) -> tuple[TextGenerator, TextGenerator
         UsageError: when the cache's folder can't be written.
     """
     target = load_engine(args.target)
-    same = args.refiner == args.target != "embedded"  # the embedded refiner has an adapter, the embedded target none
+    # The embedded refiner has an adapter, the embedded target none.
+    same = args.refiner == args.target and not is_embedded(args.target)
     refiner = target if same else load_engine(args.refiner, embedded_adapter=str(EMBEDDED_ADAPTER))
     if args.cache is None:
         return target, refiner
@@ -195,24 +196,28 @@ def check(args: argparse.Namespace):
         raise UsageError(f"--seed must lie between 0 and 2**63 - 1, got {args.seed}.")
 
 
+def refine_waiting(args: argparse.Namespace, prompts: dict[int, str], output: OutputFile) -> Iterator[dict]:
+    """Refine what `output` doesn't hold; shows and keeps each prompt's record as it finishes, and yields it."""
+    console = Console()
+    waiting = {line: prompt for line, prompt in prompts.items() if line not in output.finished}
+    for line, refinement in refine_all(args, waiting) if waiting else ():
+        record = {"line": line, **refinement.as_record()}
+        output.write(record)
+        if args.json:
+            print(json.dumps(refinement.as_record(), ensure_ascii=False), flush=True)
+        else:
+            show(refinement, console)
+        yield record
+
+
 def main(args: argparse.Namespace) -> int:
     """Run the loop, show and save each prompt as it finishes, and return the exit code."""
     check(args)
     prompts, problems = ({1: args.prompt}, []) if args.prompt is not None else read_prompts(args.input)
     if not prompts and not problems:
         raise UsageError(f"--input {args.input}: no prompts in it.")
-    output = OutputFile(args.output, prompts)
-    console = Console()
-    outcomes = list(output.finished.values())
-    waiting = {line: prompt for line, prompt in prompts.items() if line not in output.finished}
-    for line, refinement in refine_all(args, waiting) if waiting else ():
-        record = refinement.as_record()
-        output.write({"line": line, **record})
-        if args.json:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
-        else:
-            show(refinement, console)
-        outcomes.append({"line": line, **record})
+    with OutputFile(args.output, prompts) as output:
+        outcomes = [*output.finished.values(), *refine_waiting(args, prompts, output)]
     failures = [
         f"{args.input}, line {outcome['line']}: {outcome['error']}" if args.input else outcome["error"]
         for outcome in outcomes

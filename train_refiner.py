@@ -106,12 +106,20 @@ def load_model(args: RefinerArguments) -> tuple[PreTrainedModel, PreTrainedToken
 
 
 def encode(chats: list[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Each chat with its reply as token ids; the labels leave out all but the reply."""
+    """Each chat with its reply as token ids; the labels leave out all but the reply.
+
+    Raises:
+        UsageError: for a chat template that changes what comes before a reply once the reply is there.
+    """
     rows = []
     for chat, reply in chats:
         question = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
         whole = [*chat, {"role": "assistant", "content": reply}]
         ids = tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]
+        if ids[: len(question)] != question:
+            raise UsageError(
+                f"--model {tokenizer.name_or_path}: its chat template changes a question once it is answered."
+            )
         labels = [IGNORED] * len(question) + ids[len(question) :]
         rows.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "length": len(ids)})
     return Dataset.from_list(rows)

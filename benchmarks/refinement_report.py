@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
+from urllib.parse import quote
 
 import numpy as np
 import transformers
@@ -28,18 +30,21 @@ from generation.engines import EMBEDDED_ADAPTER, load_engine
 from refinement.frame import EXAMPLES
 from refinement.loop import RefinementParameters, refine
 from refinement.output import OutputFile
+from refinement.refusals import WEIGHTS as REFUSAL_WEIGHTS
 from refinement.refusals import RefusalDetector
 from refinement.similarity import SentenceEmbedder, cosine
 
-WEIGHTS = (ROOT / "model.safetensors", EMBEDDED_ADAPTER / "adapter_model.safetensors")
+WEIGHTS = (ROOT / "model.safetensors", EMBEDDED_ADAPTER / "adapter_model.safetensors", REFUSAL_WEIGHTS)
 # Heading and format of each figure.
 COLUMNS = {
     "converged": ("final pair safe", ".1%"),
     "similarity": ("similarity to the original", ".2f"),
+    "rewritten_similarity": ("of the rewritten alone", ".2f"),
     "refusals": ("rigid refusals", ".1%"),
     "risk": ("lowest risk reached", ".2f"),
     "rewrites": ("rewrites a prompt", ".2f"),
     "tokens": ("tokens written a prompt", ".0f"),
+    "seconds": ("seconds a prompt", ".1f"),
 }
 
 
@@ -87,15 +92,17 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
 
 def run_variant(variant: Variant, prompts: list[str], target, detector, embedder, path: Path) -> list[dict]:
     """The variant's records, one a prompt; those in `path` already are not made again."""
-    output = OutputFile(path, dict(enumerate(prompts)))
-    waiting = [line for line in range(len(prompts)) if line not in output.finished]
-    if waiting:
-        refiner = load_engine(variant.refiner, str(EMBEDDED_ADAPTER) if variant.adapted else None)
-        texts = [prompts[line] for line in waiting]
-        for place, record in _records(variant, texts, target, refiner, detector, embedder):
-            output.write({"line": waiting[place], **record})
-            print(f"{variant.name}: {waiting[place]}", file=sys.stderr)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with OutputFile(path, dict(enumerate(prompts))) as output:
+        waiting = [line for line in range(len(prompts)) if line not in output.finished]
+        if waiting:
+            refiner = load_engine(variant.refiner, str(EMBEDDED_ADAPTER) if variant.adapted else None)
+            texts = [prompts[line] for line in waiting]
+            last = perf_counter()
+            for place, record in _records(variant, texts, target, refiner, detector, embedder):
+                took, last = perf_counter() - last, perf_counter()
+                output.write({"line": waiting[place], **record, "took": round(took, 3)})
+                print(f"{variant.name}: {waiting[place]}", file=sys.stderr)
+    return [row for _, row in read_rows(str(path))]
 
 
 def _records(variant: Variant, prompts: list[str], target, refiner, detector, embedder):
@@ -110,28 +117,43 @@ def _records(variant: Variant, prompts: list[str], target, refiner, detector, em
     for place, refinement in refine(refined, target, refiner, detector, embedder, once):
         yield (
             place,
-            refinement.as_record() | {"prompt": prompts[place], "similarity": similarity[place]},
+            # Its refiner's calls are not in the record: their tokens and number are left out of the table.
+            refinement.as_record() | {"prompt": prompts[place], "similarity": similarity[place], "tokens": None},
         )
 
 
-def summarise(records: list[dict]) -> dict[str, float]:
-    """The figures of one variant."""
+def file_name(variant: str) -> str:
+    """Where a variant's records are kept; its name may hold a slash."""
+    return f"{quote(variant, safe=' =')}.jsonl"
+
+
+def is_left_alone(record: dict) -> bool:
+    """Whether the loop would not rewrite the prompt after its first look: a safe pair, and an answer in it."""
+    return record["converged"] and not record["steps"][0]["refused"]
+
+
+def summarise(records: list[dict]) -> dict[str, float | None]:
+    """The figures of one variant; `None` for one that its records don't hold."""
     lowest = [min(max(step["risk"].values()) for step in record["steps"]) for record in records]
     refused = RefusalDetector.load().detect([record["response"] for record in records])
+    rewritten = [record["similarity"] for record in records if record["refined_prompt"] != record["prompt"]]
+    counted = all(record["tokens"] for record in records)
     return {
         "n": len(records),
         "converged": float(np.mean([record["converged"] for record in records])),
         "similarity": float(np.mean([record["similarity"] for record in records])),
         "refusals": float(np.mean(refused)),
         "risk": float(np.mean(lowest)),
-        "rewrites": float(np.mean([len(record["steps"]) - 1 for record in records])),
-        "tokens": float(np.mean([record["tokens"]["completion"] for record in records])),
+        "rewritten_similarity": float(np.mean(rewritten)) if rewritten else None,
+        "rewrites": float(np.mean([len(record["steps"]) - 1 for record in records])) if counted else None,
+        "tokens": float(np.mean([record["tokens"]["completion"] for record in records])) if counted else None,
+        "seconds": float(np.mean([record["took"] for record in records])),
     }
 
 
 def describe_setting(args: argparse.Namespace, n: int) -> dict:
     """What all rows of a table share."""
-    names = ("max_steps", "max_new_tokens", "threshold", "seed", "target")
+    names = ("max_steps", "max_new_tokens", "threshold", "seed", "target", "refiner", "untrained", "batch_size")
     weights = {path.name: sha256(path.read_bytes()).hexdigest()[:16] for path in WEIGHTS}
     return {"n": n} | {name: getattr(args, name) for name in names} | {"weights": weights}
 
@@ -149,13 +171,13 @@ def as_markdown(report: dict) -> str:
     lines = [
         f"{report['n']} prompts, at most {report['max_steps']} rewrites, answers of at most "
         f"{report['max_new_tokens']} tokens, τ = {report['threshold']}, "
-        f"seed {report['seed']}; target {report['target']}.",
+        f"seed {report['seed']}; target {report['target']}, refiner {report['refiner']}.",
         "",
         "| variant | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |",
         "|---|" + "---|" * len(COLUMNS),
     ]
     for name, row in report["variants"].items():
-        cells = (format(row[column], form) for column, (_, form) in COLUMNS.items())
+        cells = ("-" if row[column] is None else format(row[column], form) for column, (_, form) in COLUMNS.items())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"XSTest safe prompts returned unchanged: {report['xstest_unchanged']:.1%} of {report['xstest_n']}."]
     return "\n".join(lines) + "\n"
@@ -198,7 +220,7 @@ def main(args: argparse.Namespace):
     detector, embedder = load_detector(), SentenceEmbedder()
     variants = {variant.name: variant for variant in make_variants(args)}
     rows = {
-        name: summarise(run_variant(variant, prompts, target, detector, embedder, args.runs_dir / f"{name}.jsonl"))
+        name: summarise(run_variant(variant, prompts, target, detector, embedder, args.runs_dir / file_name(name)))
         for name, variant in variants.items()
         if args.only is None or name in args.only
     }
@@ -207,7 +229,7 @@ def main(args: argparse.Namespace):
     unchanged = run_variant(first_look, safe_prompts, target, detector, embedder, args.runs_dir / "xstest.jsonl")
     report = setting | {
         "xstest_n": len(unchanged),
-        "xstest_unchanged": float(np.mean([record["converged"] for record in unchanged])),
+        "xstest_unchanged": float(np.mean([is_left_alone(record) for record in unchanged])),
     }
     path = args.output_dir / "refinement_report.json"
     earlier = json.loads(path.read_text(encoding="utf-8")) if args.only and path.exists() else {}

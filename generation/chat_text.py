@@ -1,8 +1,16 @@
 """Chats as a model reads them. A message is data: chat-template tokens in it must not open another turn."""
 
+import re
 from collections.abc import Sequence, Set
 
+from jinja2 import TemplateError
+
 from generation.base import Chat, PromptTooLongError
+
+# What opens or closes a turn in common templates, whether or not a tokenizer calls it special.
+_MARKER = re.compile(
+    r"<(?=[|｜][^|｜<>\n]{1,40}[|｜]>|/?(?:start|end)_of_turn>|</?SYS>>)|\[(?=/?(?:INST|SYSTEM_PROMPT)\])"
+)
 
 
 class ChatEncoder:
@@ -21,6 +29,7 @@ class ChatEncoder:
             raise ValueError(f"{model}: its tokenizer has no chat template; name a chat model.")
         self.tokenizer = tokenizer
         self.special_tokens = special_tokens(tokenizer)
+        self.knows_system = self._knows_system()
 
     def encode(self, chats: Sequence[Chat], context_length: int) -> list[list[int]]:
         """The token ids of each chat, up to where the answer begins.
@@ -35,14 +44,36 @@ class ChatEncoder:
         return encoded
 
     def _encode(self, chat: Chat) -> list[int]:
-        escaped = escape_special_tokens(chat, self.special_tokens)
+        escaped = escape_special_tokens(escape_markers(chat), self.special_tokens)
+        if not self.knows_system:
+            escaped = without_system(escaped)
         return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    def _knows_system(self) -> bool:
+        try:
+            self.tokenizer.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "-"}])
+        except TemplateError:  # as Gemma's: "System role not supported"
+            return False
+        return True
 
 
 def special_tokens(tokenizer) -> set[str]:
     """All special tokens of a tokenizer, those without a named slot too, such as Llama 3's headers."""
     added = tokenizer.added_tokens_decoder.values()
     return {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+
+
+def without_system(chat: Chat) -> Chat:
+    """The chat with what the system says put before what the user says first, for a template without that role."""
+    if chat[0]["role"] != "system":
+        return chat
+    system, first, *rest = chat
+    return [first | {"content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+def escape_markers(chat: Chat) -> Chat:
+    """The chat with a space put into each marker of a common chat template in its messages, as in `< |im_end|>`."""
+    return [message | {"content": _MARKER.sub(r"\g<0> ", message["content"])} for message in chat]
 
 
 def escape_special_tokens(chat: Chat, tokens: Set[str]) -> Chat:

@@ -12,6 +12,7 @@ from generation.embedded import embedded_model
 from generation.openai_engine import OpenAIEngine
 from generation.transformers_engine import TransformersEngine
 
+EMBEDDED = "embedded"
 EMBEDDED_ADAPTER = Path(__file__).parents[1] / "refiner"  # makes the refiner of the embedded model; train_refiner.py
 SPELLINGS = """\
 embedded                                   SmolLM2-135M-Instruct, on this machine
@@ -43,7 +44,7 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
     kind, _, model = source.partition(":")
     try:
         options = _read_options(query)
-        if source == "embedded":
+        if source == EMBEDDED:
             return TransformersEngine(str(embedded_model()), embedded_adapter, **options)
         if kind == "transformers" and model:
             return TransformersEngine(*_split_adapter(model), **options)
@@ -56,6 +57,11 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
     raise EngineError(
         f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or 'openai:MODEL@BASE_URL'."
     )
+
+
+def is_embedded(spelling: str) -> bool:
+    """Whether a spelling names the embedded model, with options or without."""
+    return spelling.partition("?")[0] == EMBEDDED
 
 
 def _split_adapter(model: str) -> tuple[str, str | None]:

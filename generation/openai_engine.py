@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from errors import first_line
 from generation.base import Chat, Completion, GenerationError, SamplingParameters, check_count
+from generation.chat_text import escape_markers
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # As OpenAI, vLLM, llama.cpp and others say it.
@@ -44,7 +45,7 @@ class OpenAIEngine:
         base_url: where the server is, such as `http://127.0.0.1:8000/v1`.
         concurrency: most requests under way.
         timeout: seconds to wait for one reply, from the request to its last byte.
-        attempts: most tries of one request.
+        attempts: most tries of one request; the default outlasts an outage of half a minute, as a rule.
         back_off: longest wait before the second try, in seconds; it doubles with each further one.
         key_variable: the environment variable that holds the key.
         follows_schema: whether the server takes a JSON schema; DeepSeek's, for one, refuses a request that has one.
@@ -60,7 +61,7 @@ class OpenAIEngine:
         base_url: str,
         concurrency: int = 16,
         timeout: float = 60.0,
-        attempts: int = 6,
+        attempts: int = 8,
         back_off: float = 0.5,
         key_variable: str = KEY_VARIABLE,
         follows_schema: bool = True,
@@ -136,7 +137,7 @@ class OpenAIEngine:
                     return self._failure(error, key)
 
         async with client:
-            return await asyncio.gather(*(ask(row, chat) for row, chat in enumerate(chats)))
+            return await asyncio.gather(*(ask(row, escape_markers(chat)) for row, chat in enumerate(chats)))
 
     async def _ask(self, client: AsyncOpenAI, chat: Chat, options: dict[str, Any]) -> Completion:
         async with asyncio.timeout(self.timeout):

@@ -82,11 +82,13 @@ class TransformersEngine:
             else:
                 batches.append([row])
         for rows in [*batches, *([row] for row in order[len(roomy) :])]:
-            completions |= zip(rows, self._generate_batch([encoded[row] for row in rows], sampling), strict=True)
+            # Another seed a batch: alike, equal chats in different batches would draw the same.
+            sampled = self._generate_batch([encoded[row] for row in rows], sampling, sampling.seed + rows[0])
+            completions |= zip(rows, sampled, strict=True)
         return [completions[index] for index in range(len(chats))]
 
     @torch.inference_mode()
-    def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters) -> list[Completion]:
+    def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters, seed: int) -> list[Completion]:
         # All but the last token at most: the first new token comes of what each row still has to read.
         shared = commonprefix([ids[:-1] for ids in encoded]) if len(encoded) > 1 and self.shares_beginnings else []
         rest = [{"input_ids": ids[len(shared) :]} for ids in encoded]
@@ -111,7 +113,7 @@ class TransformersEngine:
             **decoding,
         )
         with torch.random.fork_rng():
-            torch.manual_seed(sampling.seed)
+            torch.manual_seed(seed)
             output = self.model.generate(**batch, generation_config=config)  # (B, width + new)
         return [self._completion(new, len(ids)) for new, ids in zip(output[:, width:].tolist(), encoded, strict=True)]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from generation.base import Chat
+from generation.engines import is_embedded
 from generation.tags import Tags
 
 SYSTEM_PROMPT = """\
@@ -72,8 +73,11 @@ EXAMPLES = (
 
 
 def default_shots(refiner: str) -> int:
-    """How many of `EXAMPLES` a refiner is shown, by its spelling; the embedded one was trained without."""
-    return 0 if refiner == "embedded" else len(EXAMPLES)
+    """How many of `EXAMPLES` a refiner is shown, by its spelling: none to the embedded one or one with an adapter, as
+    `train_refiner.py` trains without.
+    """
+    fine_tuned = is_embedded(refiner) or "+" in refiner.partition("?")[0]
+    return 0 if fine_tuned else len(EXAMPLES)
 
 
 def refiner_chat(

@@ -1,5 +1,6 @@
 """The refinement loop: answer, assess, and rewrite until the pair is safe (Eq. 3), a whole batch at each step."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,8 +15,11 @@ from refinement.similarity import Embedder, cosine
 from refinement.trace import Refinement, Step, rank
 
 Key = tuple[int, int]  # a prompt's place in the input, and the draw
-REFUSED = "the answer refuses, so the prompt was judged alone"
-REFUSED_AGAIN = "the answer refuses, so the last gradient stands"
+REFUSED, EMPTY = "the answer refuses", "the answer is empty"
+JUDGED_ALONE = "{what}, so the prompt was judged alone"
+LAST_GRADIENT = "{what}, so the last gradient stands"
+CHARACTERS_A_TOKEN = 2  # few enough for most languages
+MOST_REWRITE_TOKENS = 4096  # what servers commonly allow
 KEPT = "no reply of the refiner could be used (the last one {fault}); the prompt was kept"
 
 
@@ -65,7 +69,7 @@ class RefinementParameters:
         history: most earlier attempts in the refiner's context.
         shots: examples in the refiner's context, for one that was not fine-tuned.
         answer: decoding of the target model.
-        rewrite: decoding of the refiner.
+        rewrite: decoding of the refiner; a prompt too long for its tokens gets more of them.
         draw_temperature: of the refiner where it draws several candidates, or a second time.
     """
 
@@ -125,9 +129,9 @@ def refine(
         detector: judges the pairs.
         embedder: measures how close a rewrite stays to the original.
         parameters: limits and decoding.
-        refusals: tells a rigid refusal, which is no answer: its prompt is judged alone and rewritten whatever its risk.
-            Where no rewrite of a prompt that is safe alone is answered either, the first refusal stands. Without it a
-            refusal is judged as any answer.
+        refusals: tells a rigid refusal, which like an empty text is no answer: its prompt is judged alone and rewritten
+            whatever its risk. Where no rewrite of a prompt that is safe alone is answered either, the first refusal
+            stands. Without it a refusal is judged as any answer.
 
     Yields:
         The place of a prompt and what came of it, as soon as it is safe, out of steps, or failed.
@@ -162,12 +166,16 @@ def _answer(
     answers = {index: answer for (index, _), answer in _generate(target, questions, live, parameters.answer, "target")}
     responses = [answer.text for answer in answers.values()]
     refused = refusals.detect(responses) if refusals else [False] * len(responses)
+    faults = [
+        REFUSED if is_refusal else None if response.strip() else EMPTY
+        for response, is_refusal in zip(responses, refused, strict=True)
+    ]
     pairs = [
-        (live[index].prompt, None if no_answer else response)
-        for index, response, no_answer in zip(answers, responses, refused, strict=True)
+        (live[index].prompt, None if fault else response)
+        for index, response, fault in zip(answers, responses, faults, strict=True)
     ]
     verdicts = _judge(detector, pairs, parameters)
-    for index, response, no_answer, verdict in zip(answers, responses, refused, verdicts, strict=True):
+    for index, response, fault, verdict in zip(answers, responses, faults, verdicts, strict=True):
         row = live[index]
         row.unanswered = False
         row.refinement.calls["detector"] += 1
@@ -180,18 +188,19 @@ def _answer(
             textual_gradient(verdict.mean, verdict.effort),
             row.similarity,
             verdict.truncated_tokens,
-            REFUSED if no_answer else None,
-            no_answer,
+            JUDGED_ALONE.format(what=fault) if fault else None,
+            fault is not None,
         )
-        if no_answer and step.is_safe:
-            step = _ask_again(step, row.refinement.steps, parameters)
+        if fault and step.is_safe:
+            step = _ask_again(step, fault, row.refinement.steps, parameters)
         row.refinement.steps.append(step)
 
 
-def _ask_again(step: Step, earlier: list[Step], parameters: RefinementParameters) -> Step:
-    """A refused prompt that is safe alone, with a gradient: the last one, or a minor one where it is the user's own."""
+def _ask_again(step: Step, fault: str, earlier: list[Step], parameters: RefinementParameters) -> Step:
+    """An unanswered prompt that is safe alone, with a gradient: the last one, or a minor one for the user's own."""
     if earlier:
-        return replace(step, effort=earlier[-1].effort, gradient=earlier[-1].gradient, note=REFUSED_AGAIN)
+        note = LAST_GRADIENT.format(what=fault)
+        return replace(step, effort=earlier[-1].effort, gradient=earlier[-1].gradient, note=note)
     thresholds = parameters.risk_threshold if isinstance(parameters.risk_threshold, Mapping) else {}
     counted = [category for category in step.risk if thresholds.get(category, 0) is not None]
     riskiest = max(counted or step.risk, key=lambda category: step.risk[category])
@@ -253,18 +262,20 @@ def _draw(
         faults: the prompts to rewrite, each with what was wrong with the last reply, if there was one.
         parameters: limits and decoding.
     """
-    chats = {
-        (index, draw): _refiner_chats(live[index], fault, parameters)
-        for index, fault in faults.items()
-        for draw in range(parameters.candidates)
-    }
+    chats_by_room: dict[int, dict[Key, list[Chat]]] = defaultdict(dict)
+    for index, fault in faults.items():
+        room = _rewrite_room(live[index].prompt, parameters.rewrite.max_new_tokens)
+        for draw in range(parameters.candidates):
+            chats_by_room[room][index, draw] = _refiner_chats(live[index], fault, parameters)
     sampling = parameters.rewrite
     if parameters.candidates > 1 or any(faults.values()):
         # Another step or another try, another draw: the same failure is not met with the same dice.
         tries = 2 * max((len(live[index].refinement.steps) for index in faults), default=0) + any(faults.values())
         sampling = replace(sampling, temperature=parameters.draw_temperature, seed=sampling.seed + 1000 * tries)
     replies = [
-        (index, read_rewrite(reply)) for (index, _), reply in _generate(refiner, chats, live, sampling, "refiner")
+        (index, read_rewrite(reply))
+        for room, chats in chats_by_room.items()
+        for (index, _), reply in _generate(refiner, chats, live, replace(sampling, max_new_tokens=room), "refiner")
     ]
     originals = [live[index].refinement.prompt for index, _ in replies]
     similarities = cosine(embedder, originals, [rewrite for _, rewrite in replies])
@@ -274,6 +285,14 @@ def _draw(
         fault = find_fault(original, rewrite, similarity, earlier, parameters.limits)
         candidates.setdefault(index, []).append(Candidate(rewrite, similarity, fault))
     return candidates
+
+
+def _rewrite_room(prompt: str, least: int) -> int:
+    """Most tokens of a prompt's rewrite: `least`, doubled while the prompt itself would not fit."""
+    room = least
+    while room * CHARACTERS_A_TOKEN < len(prompt) and room * 2 <= MOST_REWRITE_TOKENS:
+        room *= 2
+    return room
 
 
 def _refiner_chats(row: _Live, fault: str | None, parameters: RefinementParameters) -> list[Chat]:

@@ -1,8 +1,11 @@
 """The output file of a run: resumable, whole lines only, failed prompts tried again."""
 
+import fcntl
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 from errors import UserError
 
@@ -16,23 +19,24 @@ class OutputError(UserError):
 class OutputFile:
     """One line a prompt, flushed; what an earlier run finished is kept and skipped, what failed is dropped.
 
+    The file is this run's alone until the context ends.
+
     Args:
         path: the file; `None` keeps nothing.
         prompts: the input's prompts by line number.
 
     Raises:
-        OutputError: when the file can't be written, or belongs to another input.
+        OutputError: when the file can't be written, belongs to another input, or another process writes to it.
     """
 
     def __init__(self, path: Path | None, prompts: dict[int, str]):
         self.path = path
         self.finished: dict[int, dict] = {}
+        self._opened = ExitStack()
         if path is None:
             return
         try:
-            with path.open("a+b") as file:
-                file.seek(0)
-                whole, newline, torn = file.read().rpartition(b"\n")
+            whole, newline, torn = self._hold(path.open("a+b")).read().rpartition(b"\n")
             # Only the beginning of a record can be a torn line; anything else is someone's file.
             if not (torn.startswith(_RECORD_START) or _RECORD_START.startswith(torn)):
                 raise OutputError(f"--output {path}: its last line was not written by refine.py; name a new file.")
@@ -45,6 +49,24 @@ class OutputFile:
                     file.truncate(len(whole) + len(newline))
         except OSError as error:
             raise OutputError(f"--output {path}: {error.strerror}.") from None
+
+    def __enter__(self) -> "OutputFile":
+        return self
+
+    def __exit__(self, *raised):
+        self._opened.close()
+
+    def _hold(self, file: BinaryIO) -> BinaryIO:
+        """Lock an open file, set to its beginning; the system lets go of it however the process ends."""
+        self._opened.enter_context(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"--output {self.path}: another process writes to it; wait for it, or name another file."
+            ) from None
+        file.seek(0)
+        return file
 
     def _keep(self, number: int, line: bytes, prompts: dict[int, str]) -> bool:
         """Take up a finished record; whether the line stays."""
@@ -61,11 +83,11 @@ class OutputFile:
             self.finished[fields["line"]] = fields
         return fields["error"] is None
 
-    @staticmethod
-    def _replace(path: Path, lines: list[bytes]):
+    def _replace(self, path: Path, lines: list[bytes]):
         # Aside and renamed: killed at any moment, the old file or the new one is there, whole.
         aside = path.with_name(path.name + ".new")
         aside.write_bytes(b"".join(line + b"\n" for line in lines))
+        self._hold(aside.open("a+b"))
         os.replace(aside, path)
 
     def write(self, record: dict):

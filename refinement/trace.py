@@ -32,7 +32,7 @@ class Step:
         similarity: cosine of x^t to x^0.
         truncated_tokens: how much of the pair the detector could not read.
         note: what went wrong with x^t or r^t, if anything.
-        refused: whether r^t is a rigid refusal; d^t is then the risk of x^t alone.
+        refused: whether r^t is a rigid refusal or empty; d^t is then the risk of x^t alone.
     """
 
     prompt: str

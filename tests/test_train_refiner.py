@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 import train_refiner
+from command_line import UsageError
 from generation.base import SamplingParameters
 from generation.transformers_engine import TransformersEngine
 from refinement.demonstrations import DEMONSTRATIONS, as_chats, load_demonstrations
@@ -46,6 +47,13 @@ def test_only_the_reply_is_learned(roomy_chat_model, demonstrations):
         learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
         assert tokenizer.decode(learned).strip() == f"{reply}<|im_end|>"
         assert row["labels"][-len(learned) :] == learned
+
+
+def test_a_template_that_changes_an_answered_question_is_refused(roomy_chat_model, demonstrations):
+    tokenizer = AutoTokenizer.from_pretrained(roomy_chat_model)
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    with pytest.raises(UsageError, match="chat template changes a question once it is answered"):
+        encode(as_chats(load_demonstrations(demonstrations), seed=0), tokenizer)
 
 
 @pytest.mark.parametrize("shares", [True, False])

@@ -6,19 +6,22 @@ from pathlib import Path
 import pytest
 
 import train
-from benchmarks.refinement_report import summarise
+from benchmarks.refinement_report import file_name, is_left_alone, summarise
 
 ROOT = Path(train.__file__).parent
 
 
-def record(risks, response, converged, similarity=1.0):
-    steps = [{"risk": {"self_harm": risk}, "effort": {}} for risk in risks]
+def record(risks, response, converged, similarity=1.0, refused=False):
+    steps = [{"risk": {"self_harm": risk}, "effort": {}, "refused": refused} for risk in risks]
     return {
+        "prompt": "a",
+        "refined_prompt": "a" if len(risks) == 1 else "b",
         "steps": steps,
         "response": response,
         "converged": converged,
         "similarity": similarity,
         "tokens": {"prompt": 9, "completion": 40},
+        "took": 3.0 * len(risks),
     }
 
 
@@ -30,11 +33,29 @@ def test_the_figures_are_those_by_hand():
         "n": 2,
         "converged": 0.5,
         "similarity": 0.75,
+        "rewritten_similarity": 0.5,
         "refusals": 0.5,
         "risk": pytest.approx(0.5),
         "rewrites": 0.5,
         "tokens": 40,
+        "seconds": 4.5,
     }
+
+
+def test_what_a_variant_s_records_do_not_hold_is_left_out():
+    rows = summarise([record([0.2], "A safe answer.", True) | {"tokens": None}])
+    assert (rows["tokens"], rows["rewrites"], rows["rewritten_similarity"]) == (None, None, None)
+
+
+def test_a_refused_prompt_is_not_left_alone_though_its_pair_is_safe():
+    assert is_left_alone(record([0.2], "A safe answer.", True))
+    assert not is_left_alone(record([0.2], "I'm sorry, but I can't help.", True, refused=True))
+    assert not is_left_alone(record([0.8], "A risky answer.", False))
+
+
+def test_a_variant_named_after_a_model_has_a_file_of_its_own():
+    assert "/" not in file_name("refiner transformers:org/model")
+    assert file_name("refiner transformers:org/model") != file_name("refiner transformers:org_model")
 
 
 def test_the_report_runs_and_a_rerun_asks_nothing_again(roomy_chat_model, tmp_path):

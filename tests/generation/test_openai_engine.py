@@ -153,7 +153,7 @@ def test_no_chats_ask_nothing():
 
 
 def test_what_is_asked_is_the_chat_and_every_sampling_parameter():
-    chat = [{"role": "system", "content": "Be <|im_end|> kind."}, {"role": "user", "content": "Grüße\n🍞"}]
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Grüße\n🍞"}]
     sampling = SamplingParameters(max_new_tokens=5, temperature=0.7, top_p=0.9, seed=40)
     with FaultyServer(echo) as server:
         engine_at(server).generate([chat], sampling)
@@ -165,6 +165,12 @@ def test_what_is_asked_is_the_chat_and_every_sampling_parameter():
         "top_p": 0.9,
         "seed": 40,
     }
+
+
+def test_a_marker_of_a_chat_template_arrives_broken_up():
+    with FaultyServer(echo) as server:
+        ask(engine_at(server), "Hi<|im_end|>")
+    assert server.asked[0].body["messages"] == [{"role": "user", "content": "Hi< |im_end|>"}]
 
 
 def test_equal_chats_of_a_batch_are_drawn_from_different_seeds():

@@ -143,6 +143,13 @@ def test_the_seed_decides_the_sample(engine):
     assert sample(2) != first
 
 
+def test_equal_chats_draw_their_own_samples_though_each_is_a_batch_of_its_own(tiny_chat_model):
+    engine = TransformersEngine(str(tiny_chat_model), batch_size=1, device="cpu")
+    sampling = SamplingParameters(max_new_tokens=8, temperature=1.0, seed=1)
+    completions = engine.generate([user("Hi")] * 4, sampling)
+    assert len({completion.text for completion in completions}) == 4
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_global_random_state_is_left_alone(engine, temperature):
     before = torch.get_rng_state()

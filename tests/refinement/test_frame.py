@@ -12,6 +12,7 @@ from refinement.frame import (
     SYSTEM_PROMPT,
     Attempt,
     coarse_chat,
+    default_shots,
     read_refined,
     refined_reply,
     refiner_chat,
@@ -284,3 +285,18 @@ def test_reading_never_raises_and_gives_stripped_text_or_none(reply):
 @given(st.text("abz XYZ019éß面.,?!\n").filter(lambda text: any(character.isalnum() for character in text)))
 def test_plain_text_in_the_tags_is_read_back(text):
     assert read_refined(f"<refined>{text}</refined>") == text.strip()
+
+
+@pytest.mark.parametrize(
+    "refiner, shots",
+    [
+        ("embedded", 0),
+        ("embedded?dtype=float32", 0),
+        ("vllm:Qwen/Qwen2.5-1.5B-Instruct+runs/refiner", 0),
+        ("transformers:model+adapter?batch_size=8", 0),
+        ("vllm:Qwen/Qwen2.5-1.5B-Instruct", len(EXAMPLES)),
+        ("openai:embedded@http://127.0.0.1:8000/v1", len(EXAMPLES)),
+    ],
+)
+def test_a_refiner_that_was_fine_tuned_is_shown_no_examples(refiner, shots):
+    assert default_shots(refiner) == shots

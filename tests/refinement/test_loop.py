@@ -178,6 +178,14 @@ def test_a_safe_prompt_that_is_refused_stands_before_a_risky_answer():
     assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a", "answer to a", True)
 
 
+def test_an_empty_answer_is_none_though_no_refusal_detector_looks():
+    target = Engine(lambda chat: "" if chat[-1]["content"] == "a" else "An answer.")
+    refinement, _, _, detector = run_one("a", {"a": 0.1, "a+": 0.2}, target=target)
+    assert detector.passes[0] == [("a", None)]
+    assert refinement.steps[0].note == "the answer is empty, so the prompt was judged alone"
+    assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a+", "An answer.", True)
+
+
 def test_a_refusal_does_not_turn_against_a_category_that_is_switched_off():
     refinement, *_ = run_one(
         "a", {"a": 0.2, "a+": 0.1}, refusals=Refusals("answer to a"), risk_threshold={CATEGORY: None}
@@ -349,6 +357,28 @@ def test_decoding_is_passed_on():
     _, target, refiner, _ = run_one("a", {"a": 0.9, "a+": 0.1}, answer=answer, rewrite=rewrite)
     assert target.samplings == [answer, answer]
     assert refiner.samplings == [rewrite]
+
+
+@pytest.mark.parametrize("characters, room", [(200, 100), (201, 200), (401, 400), (10**6, 3200)])
+def test_a_long_prompt_leaves_its_rewrite_more_room(characters, room):
+    prompt = "a" * characters
+    refiner = Refiner(lambda chat: f"<refined>{'b' * (characters // 2)}</refined>")
+    run_one(
+        prompt,
+        {prompt: 0.9, "b" * (characters // 2): 0.1},
+        refiner=refiner,
+        rewrite=SamplingParameters(max_new_tokens=100),
+    )
+    assert [sampling.max_new_tokens for sampling in refiner.samplings] == [room]
+
+
+def test_prompts_of_unlike_length_are_rewritten_in_calls_of_their_own():
+    long = "a" * 201
+    _, _, refiner, _ = run(
+        ["a", long], {"a": 0.9, "a+": 0.1, long: 0.9, f"{long}+": 0.1}, rewrite=SamplingParameters(max_new_tokens=100)
+    )
+    assert refiner.sizes == [1, 1]
+    assert [sampling.max_new_tokens for sampling in refiner.samplings] == [100, 200]
 
 
 # Faults

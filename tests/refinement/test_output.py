@@ -23,10 +23,10 @@ def path(tmp_path):
 
 
 def test_what_is_written_is_finished_when_the_file_is_opened_again(path):
-    output = OutputFile(path, PROMPTS)
-    assert output.finished == {}
-    output.write(record(3))
-    output.write(record(1, converged=False))
+    with OutputFile(path, PROMPTS) as output:
+        assert output.finished == {}
+        output.write(record(3))
+        output.write(record(1, converged=False))
     again = OutputFile(path, PROMPTS)
     assert [*again.finished] == [3, 1]
     assert {line: row["converged"] for line, row in again.finished.items()} == {3: True, 1: False}
@@ -40,6 +40,16 @@ def test_a_record_is_on_disk_as_soon_as_it_is_written(path):
         assert path.read_bytes().count(b"\n") == count
 
 
+@pytest.mark.parametrize("content", [b"", as_line(record(1)), as_line(record(1, error="target: no answer"))])
+def test_a_second_process_is_told_that_the_file_is_in_use(path, content):
+    path.write_bytes(content)
+    with OutputFile(path, PROMPTS) as output:
+        with pytest.raises(OutputError, match=f"--output {path}: another process writes to it"):
+            OutputFile(path, PROMPTS)
+        output.write(record(3))
+    assert 3 in OutputFile(path, PROMPTS).finished
+
+
 def test_without_a_path_nothing_is_kept():
     output = OutputFile(None, PROMPTS)
     output.write(record(1))
@@ -49,10 +59,10 @@ def test_without_a_path_nothing_is_kept():
 def test_a_failed_record_is_dropped_so_that_it_is_tried_again(path):
     rows = [record(1), record(3, converged=False, error="target: no answer"), record(4)]
     path.write_bytes(b"".join(map(as_line, rows)))
-    output = OutputFile(path, PROMPTS)
-    assert set(output.finished) == {1, 4}
-    assert path.read_bytes() == as_line(rows[0]) + as_line(rows[2])
-    output.write(record(3))
+    with OutputFile(path, PROMPTS) as output:
+        assert set(output.finished) == {1, 4}
+        assert path.read_bytes() == as_line(rows[0]) + as_line(rows[2])
+        output.write(record(3))
     assert set(OutputFile(path, PROMPTS).finished) == {1, 3, 4}
     assert [*path.parent.iterdir()] == [path]
 
