@@ -8,7 +8,7 @@ A larger one, on a GPU:
 
     python train_refiner.py --model Qwen/Qwen2.5-1.5B-Instruct --output_dir runs/refiner-1.5b --bf16 \
         --per_device_train_batch_size 16 --learning_rate 2e-4
-    python refine.py --refiner vllm:Qwen/Qwen2.5-1.5B-Instruct+runs/refiner-1.5b --shots 0 --prompt "..."
+    python refine.py --refiner vllm:Qwen/Qwen2.5-1.5B-Instruct+runs/refiner-1.5b --prompt "..."
 
 All of `TrainingArguments` applies.
 """
