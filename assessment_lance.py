@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, islice, repeat, zip_longest
+from itertools import accumulate, repeat, zip_longest
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from transformers.utils import logging
 from .configuration_lance import LanceConfig, check_threshold
 
 _PROGRESS_BAR_FROM = 1_000
-_BATCHES_AHEAD = 64  # encoded at a time: enough to sort by length, and all that is ever held of an iterator
+_BATCHES_HELD = 64  # of pairs: enough to sort by length, and all that is ever held of an iterator
+_BATCHES_ENCODED = 16  # of pairs, at a time: fewer would hold more padding, more would leave less to do meanwhile
 
 Pair = tuple[str, str | None]
 Encoding = dict[str, list[int]]
@@ -72,7 +73,7 @@ class RiskDistribution:
         beta: its second.
         effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above its τ, the riskiest first.
         is_safe: whether no category is above its τ.
-        truncated_tokens: how many tokens of the pair did not fit the encoder and went unread.
+        truncated_tokens: how many tokens of the pair went unread: none, since windows hold all of an over-long one.
     """
 
     mean: dict[str, float]
@@ -81,7 +82,7 @@ class RiskDistribution:
     beta: dict[str, float]
     effort: dict[str, str]
     is_safe: bool
-    truncated_tokens: int
+    truncated_tokens: int = 0
 
     @property
     def max_risk(self) -> float:
@@ -102,16 +103,18 @@ class RiskDistribution:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """A pair as the encoder reads it.
+class Prepared:
+    """Pairs as the encoder takes them, an over-long one as several windows.
 
     Attributes:
-        encodings: one, or for an over-long pair several.
-        unread: how many of its tokens stand in none.
+        batches: the windows, padded, those of like length together: tensors of shape `(batch, seq)` by name.
+        rows: of each batch, the places that its windows have where they stand pair after pair.
+        counts: how many windows each pair has.
     """
 
-    encodings: list[Encoding]
-    unread: int = 0
+    batches: list[Mapping[str, Tensor]]
+    rows: list[list[int]]
+    counts: list[int]
 
 
 class RiskAssessor(ABC):
@@ -124,11 +127,13 @@ class RiskAssessor(ABC):
     tokenizer: PreTrainedTokenizerBase
 
     @abstractmethod
-    def concentrations(self, encodings: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
+    def concentrations(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """α and β of one batch, each of shape `(batch, categories)`, in float32 on the CPU.
 
+        It leaves the tokenizer alone, which may be encoding the next pairs in another thread.
+
         Args:
-            encodings: of pairs, not padded yet.
+            batch: what the tokenizer gives for padded pairs, of shape `(batch, seq)` each, on the CPU.
         """
 
     def encode_pairs(
@@ -169,8 +174,9 @@ class RiskAssessor(ABC):
     ) -> list[RiskDistribution] | Iterator[RiskDistribution]:
         """Estimate the risk of each pair; batches hold pairs of like length, and results keep the order given.
 
-        A pair longer than `config.max_length` is read in windows that overlap, and each category keeps the window with
-        the highest risk. The windows go over its longer side; the other side stands in each, at most half of it.
+        A pair longer than `config.max_length` is read in windows of `config.window_length` that overlap, and each
+        category keeps the window with the highest risk. The windows go over its longer side, with the other side, or its beginning, in half of each;
+        where the other side is longer than that half, windows go over it too, with the longer one's beginning.
 
         Args:
             prompts: the prompts, or a single one. For an iterator, results come as one, and memory doesn't grow with
@@ -187,8 +193,8 @@ class RiskAssessor(ABC):
 
         Raises:
             ValueError: for a blank prompt, prompts and responses that don't pair up, a threshold or level outside
-                (0, 1), an unknown category, or a batch size below 1. An iterator raises what is wrong with a pair when
-                it comes to it.
+                (0, 1), an unknown category, or a batch size below 1. An iterator raises what is wrong with a pair, or
+                what `prompts` or `responses` raise, behind the results of the pairs before it.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -212,47 +218,56 @@ class RiskAssessor(ABC):
     ) -> Iterator[RiskDistribution]:
         quiet = total is None or total < _PROGRESS_BAR_FROM
         with logging.tqdm(total=total, desc="assess", disable=quiet) as progress:
-            for windows in self._windows_ahead(pairs, batch_size * _BATCHES_AHEAD):
-                alpha, beta = self._riskiest(windows, batch_size, progress)  # (pairs, categories)
-                for start in range(0, len(alpha), batch_size):
+            for block in _blocks(pairs, batch_size * _BATCHES_HELD):
+                alpha, beta = self._assess_block(block, batch_size, progress)  # (pairs, categories)
+                for start in range(0, len(block), batch_size):
                     rows = slice(start, start + batch_size)
-                    unread = [pair.unread for pair in windows[rows]]
-                    yield from self._describe(alpha[rows], beta[rows], unread, thresholds, uncertainty)
+                    yield from self._describe(alpha[rows], beta[rows], thresholds, uncertainty)
 
-    def _windows_ahead(self, pairs: Iterable[Pair], count: int) -> Iterator[list[Windows]]:
-        """The windows of `count` pairs after another, the next ones encoded in a thread while these are scored."""
-        remaining = iter(pairs)
-        windows = self._encode_windows(list(islice(remaining, count)))
-        with ThreadPoolExecutor(max_workers=1) as tokenizing:
-            while windows:
-                following = list(islice(remaining, count))
-                # Most calls end here: they start no thread.
-                upcoming = tokenizing.submit(self._encode_windows, following) if following else None
-                yield windows
-                windows = upcoming.result() if upcoming else []
+    def _assess_block(self, pairs: Sequence[Pair], batch_size: int, progress) -> Tensor:
+        """α and β of each pair, of shape `(2, pairs, categories)`."""
+        # By characters: tokens are known only once they are made, which goes on part by part.
+        order = sorted(range(len(pairs)), key=lambda row: -sum(map(len, _sides(pairs[row]))))
+        size = batch_size * _BATCHES_ENCODED
+        parts = [[pairs[row] for row in order[start : start + size]] for start in range(0, len(order), size)]
+        scored = [self._score(prepared, progress) for prepared in self._prepare_ahead(parts, batch_size)]
+        return torch.cat(scored, dim=1)[:, torch.tensor(order).argsort()]
 
-    def _riskiest(self, windows: Sequence[Windows], batch_size: int, progress) -> tuple[Tensor, Tensor]:
-        """α and β of each pair, each category's from the window where its mean is highest."""
-        counts = [len(pair.encodings) for pair in windows]
-        first = {*accumulate(counts, initial=0)}
-        encodings = [encoding for pair in windows for encoding in pair.encodings]
+    def _prepare_ahead(self, parts: Sequence[Sequence[Pair]], batch_size: int) -> Iterator[Prepared]:
+        """Each part prepared in a thread while the one before is scored: one thread at a time has the tokenizer."""
+        with ThreadPoolExecutor(max_workers=1) as preparing:
+            prepared = self._prepare(parts[0], batch_size)
+            for part in parts[1:]:  # of a single part, as in most calls, no thread is started
+                upcoming = preparing.submit(self._prepare, part, batch_size)
+                yield prepared
+                prepared = upcoming.result()
+            yield prepared
+
+    def _prepare(self, pairs: Sequence[Pair], batch_size: int) -> Prepared:
+        windows = self._encode_windows(pairs)
+        encodings = [encoding for of_pair in windows for encoding in of_pair]
         order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row]["input_ids"]))
-        parts = []
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            parts.append(torch.stack(self.concentrations([encodings[row] for row in rows])))
+        rows = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        batches = [self.tokenizer.pad([encodings[row] for row in of_batch], return_tensors="pt") for of_batch in rows]
+        return Prepared(batches, rows, [len(of_pair) for of_pair in windows])
+
+    def _score(self, prepared: Prepared, progress) -> Tensor:
+        """α and β, of shape `(2, pairs, categories)`, each category's from the window where its mean is highest."""
+        first = {*accumulate(prepared.counts, initial=0)}
+        scored = []
+        for batch, rows in zip(prepared.batches, prepared.rows, strict=True):
+            scored.append(torch.stack(self.concentrations(batch)))
             progress.update(sum(row in first for row in rows))  # it counts pairs
-        concentrations = torch.cat(parts, dim=1)[:, torch.tensor(order).argsort()]  # (2, windows, categories)
-        if len(encodings) > len(windows):
-            each = [_riskiest_window(part) for part in concentrations.split(counts, dim=1)]
-            concentrations = torch.stack(each, dim=1)  # (2, pairs, categories)
-        return concentrations[0], concentrations[1]
+        order = torch.tensor([row for rows in prepared.rows for row in rows])
+        windows = torch.cat(scored, dim=1)[:, order.argsort()]  # (2, windows, categories)
+        if len(order) == len(prepared.counts):
+            return windows
+        return torch.stack([_riskiest_window(of_pair) for of_pair in windows.split(prepared.counts, dim=1)], dim=1)
 
     def _describe(
         self,
         alpha: Tensor,
         beta: Tensor,
-        unread: Sequence[int],
         thresholds: Mapping[str, float | None],
         uncertainty: float | None,
     ) -> Iterator[RiskDistribution]:
@@ -262,7 +277,7 @@ class RiskAssessor(ABC):
             # The mean of a skewed Beta can lie above its interval; the risk counts as no lower for that.
             decided = mean.maximum(beta_quantile(alpha, beta, (1 + uncertainty) / 2))
         columns = (mean, beta_std(alpha, beta), alpha, beta, decided)
-        for *values, lost in zip(*(column.tolist() for column in columns), unread, strict=True):
+        for values in zip(*(column.tolist() for column in columns), strict=True):
             mean_of, std_of, alpha_of, beta_of, risk = (
                 dict(zip(self.config.categories, row, strict=True)) for row in values
             )
@@ -272,7 +287,7 @@ class RiskAssessor(ABC):
                 if thresholds[category] is not None
             }
             effort = {category: level for category, level in efforts.items() if level is not None}
-            yield RiskDistribution(mean_of, std_of, alpha_of, beta_of, effort, not effort, lost)
+            yield RiskDistribution(mean_of, std_of, alpha_of, beta_of, effort, not effort)
 
     def _encode(self, pairs: Sequence[Pair]) -> list[Encoding]:
         """Encodings as long as they come; one call to the tokenizer for pairs, one for prompts alone."""
@@ -286,39 +301,58 @@ class RiskAssessor(ABC):
                     encodings[row] = {name: whole[name][place] for name in whole}
         return encodings
 
-    def _encode_windows(self, pairs: Sequence[Pair]) -> list[Windows]:
+    def _encode_windows(self, pairs: Sequence[Pair]) -> list[list[Encoding]]:
+        """Of each pair its encoding, or those of its windows."""
         return [
-            Windows([encoding]) if len(encoding["input_ids"]) <= self.config.max_length else self._cut_windows(pair)
+            [encoding] if len(encoding["input_ids"]) <= self.config.max_length else self._cut_windows(_sides(pair))
             for pair, encoding in zip(pairs, self._encode(pairs), strict=True)
         ]
 
-    def _cut_windows(self, pair: Pair) -> Windows:
-        """An over-long pair as windows over its longer side, each an eighth of the length into the next."""
-        sides, limit = list(_sides(pair)), self.config.max_length
-        lengths = [len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in sides]
-        longer = lengths.index(max(lengths))
-        unread = 0
-        if len(sides) == 2:
-            shorter, room = 1 - longer, (limit - self.tokenizer.num_special_tokens_to_add(pair=True)) // 2
-            if lengths[shorter] > room:
-                sides[shorter] = self._beginning(sides[shorter], room)
-                unread = lengths[shorter] - room
-        cut = self.tokenizer(
-            *sides,
-            truncation=("only_first", "only_second")[longer],
-            max_length=limit,
-            stride=limit // 8,
-            return_overflowing_tokens=True,
-        )
-        names = self.tokenizer.model_input_names
-        encodings = [{name: cut[name][row] for name in names} for row in range(len(cut["input_ids"]))]
-        return Windows(encodings, unread)
+    def _cut_windows(self, sides: Sequence[str]) -> list[Encoding]:
+        """An over-long pair as windows over each side that outgrows its room, each reaching an eighth into the next.
 
-    def _beginning(self, text: str, tokens: int) -> str:
-        cut = self.tokenizer(
-            text, add_special_tokens=False, truncation=True, max_length=tokens, return_offsets_mapping=True
-        )
-        return text[: cut["offset_mapping"][-1][1]]
+        The room is half a window, or a whole one for a prompt alone. Of the other side, a window holds what has room.
+        """
+        limit = min(self.config.window_length, self.config.max_length)
+        room = (limit - self.tokenizer.num_special_tokens_to_add(pair=len(sides) == 2)) // len(sides)
+        whole = self.tokenizer(list(sides), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = whole["offset_mapping"]  # where each side's tokens begin and end, in characters
+        beginnings = [
+            text if len(tokens) <= room else text[: tokens[room - 1][1]]
+            for text, tokens in zip(sides, spans, strict=True)
+        ]
+        windows = []
+        for side, text in enumerate(sides):
+            if len(spans[side]) > room:
+                cut = self.tokenizer(
+                    *beginnings[:side],
+                    text,
+                    *beginnings[side + 1 :],
+                    truncation=("only_first", "only_second")[side],
+                    max_length=limit,
+                    stride=limit // 8,
+                    return_overflowing_tokens=True,
+                )
+                names = self.tokenizer.model_input_names
+                windows += [{name: cut[name][row] for name in names} for row in range(len(cut["input_ids"]))]
+        return windows
+
+
+def _blocks(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    """The pairs in lists of `size`; what they raise comes behind those read before."""
+    block: list[Pair] = []
+    try:
+        for pair in pairs:
+            block.append(pair)
+            if len(block) == size:
+                yield block
+                block = []
+    except Exception:
+        if block:
+            yield block
+        raise
+    if block:
+        yield block
 
 
 def _riskiest_window(concentrations: Tensor) -> Tensor:

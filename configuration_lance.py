@@ -80,6 +80,9 @@ class LanceConfig(PreTrainedConfig):
             reports use them for the categories' F1; `binary_threshold` where there are none.
         max_length (`int`, *optional*, defaults to 512):
             Longest encoded pair in tokens, at least 16. Of a longer one the longer side is cut, at its end.
+        window_length (`int`, *optional*, defaults to 256):
+            Longest window, in tokens, at least 16, in which `assess` reads a pair longer than `max_length`; no longer
+            than that. A harmful sentence shows in a short window, and is lost in the mean over a long one.
 
     Raises:
         ValueError: for a field out of its range; the message names the field and what it may be.
@@ -123,6 +126,7 @@ class LanceConfig(PreTrainedConfig):
     binary_threshold: float = 0.5
     category_thresholds: list[float] | None = None
     max_length: int = 512
+    window_length: int = 256
 
     def __post_init__(self, **kwargs):
         if self.encoder_config is None:
@@ -158,14 +162,14 @@ class LanceConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
-        for name in ("latent_size", "label_decoder_size", "feature_decoder_size", "max_length"):
+        for name in ("latent_size", "label_decoder_size", "feature_decoder_size", "max_length", "window_length"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-        if self.max_length < 16:
-            raise ValueError(
-                f"max_length must be at least 16, so that both sides of a pair keep some, got {self.max_length}."
-            )
+        for name in ("max_length", "window_length"):
+            value = getattr(self, name)
+            if value < 16:
+                raise ValueError(f"{name} must be at least 16, so that both sides of a pair keep some, got {value}.")
         for name in ("concentration_floor", "sample_margin", "semantic_std_floor"):
             value = getattr(self, name)
             if not 0 < value < 1:

@@ -132,7 +132,7 @@ def write_onnx(program: torch.export.ExportedProgram, folder: Path, precision: s
     onnx_program = torch.onnx.export(program, output_names=exported.graph_outputs, verbose=False)
     onnx_program.save(path)
     if precision == "int8":
-        # The heads are Gemm nodes: they stay exact, as do the embeddings.
+        # The heads are Gemm nodes: they stay in fp32, as do the embeddings.
         products = [node.name for node in onnx_program.model_proto.graph.node if node.op_type == "MatMul"]
         quantize_dynamic(path, path, nodes_to_quantize=products, weight_type=QuantType.QInt8, per_channel=True)
 
@@ -162,11 +162,11 @@ def write_openvino(
         output.tensor.set_names({name})
     if precision == "int8":
         model = quantize_openvino(model, detector, pairs)
-    openvino.save_model(model, folder / exported.graph_files["openvino"][0], compress_to_fp16=precision != "fp32")
+    openvino.save_model(model, folder / exported.graph_files["openvino"][0], compress_to_fp16=precision == "bf16")
 
 
 def quantize_openvino(model, detector: PreTrainedModel, pairs: Sequence[Pair]):
-    """Weights and activations in int8, all but the heads'."""
+    """Weights and activations in int8, all but the heads', which stay in fp32."""
     import nncf
 
     encodings, _ = detector.encode_pairs(*zip(*pairs, strict=True))

@@ -5,7 +5,7 @@ these, torch, transformers and the graph's runtime, and `AutoModel` loads the fo
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .assessment_lance import Encoding, RiskAssessor
+from .assessment_lance import RiskAssessor
 from .configuration_lance import LanceConfig
 
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -75,14 +75,13 @@ class ExportedDetector(RiskAssessor):
         """How many parameters the checkpoint has that was exported."""
         return self.config.exported["parameters"]
 
-    def concentrations(self, encodings: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
+    def concentrations(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """α and β of one batch, each of shape `(batch, categories)`, in float32 on the CPU.
 
         Args:
-            encodings: of pairs, not padded yet.
+            batch: what the tokenizer gives for padded pairs, of shape `(batch, seq)` each, on the CPU.
         """
-        batch = self.tokenizer.pad(list(encodings), return_tensors="np")
-        alpha, beta = self._graph(dict(batch))  # (B, 14) each
+        alpha, beta = self._graph({name: tensor.numpy() for name, tensor in batch.items()})  # (B, 14) each
         return torch.from_numpy(alpha), torch.from_numpy(beta)
 
     @staticmethod

@@ -4,7 +4,7 @@ Copied to the Hub by `save_pretrained`, with `assessment_lance.py` and `configur
 torch and transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from math import log
@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .assessment_lance import Encoding, RiskAssessor
+from .assessment_lance import RiskAssessor
 from .configuration_lance import LanceConfig
 
 
@@ -275,16 +275,16 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         )
 
     @torch.inference_mode()
-    def concentrations(self, encodings: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
+    def concentrations(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """α and β of one batch, each of shape `(batch, categories)`, in float32 on the CPU; in evaluation mode.
 
         Args:
-            encodings: of pairs, not padded yet.
+            batch: what the tokenizer gives for padded pairs, of shape `(batch, seq)` each, on the CPU.
         """
         was_training = self.training
         self.eval()
         try:
-            output = self(**self.tokenizer.pad(list(encodings), return_tensors="pt").to(self.device))
+            output = self(**{name: tensor.to(self.device) for name, tensor in batch.items()})
         finally:
             self.train(was_training)
         return output.alpha.cpu(), output.beta.cpu()

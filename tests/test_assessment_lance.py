@@ -1,4 +1,6 @@
 from inspect import getmodule
+from threading import Event, Lock
+from time import sleep
 
 import pytest
 import scipy.stats
@@ -195,12 +197,13 @@ class WordWatcher:
         self.tokenizer, self.seen = model.tokenizer, []
         self.ids = model.tokenizer.convert_tokens_to_ids(list(self.WORDS))
 
-    def __call__(self, encodings):
-        self.seen += [encoding["input_ids"] for encoding in encodings]
-        alpha = torch.ones(len(encodings), 14)
-        for row, encoding in enumerate(encodings):
+    def __call__(self, batch):
+        windows = [ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+        self.seen += [window.tolist() for window in windows]
+        alpha = torch.ones(len(windows), 14)
+        for row, window in enumerate(windows):
             for category, word in enumerate(self.ids):
-                alpha[row, category] += encoding["input_ids"].count(word)
+                alpha[row, category] += (window == word).sum()
         return alpha, torch.ones_like(alpha)
 
 
@@ -234,24 +237,55 @@ def test_the_windows_of_a_pair_leave_no_token_out(watched):
     text = " ".join(words[(place * place) % 3] for place in range(5 * limit))
     watched.assess(text)
     rest = watched.tokenizer(text, add_special_tokens=False)["input_ids"]
-    special = set(watched.tokenizer.all_special_ids)
     step = limit - watched.tokenizer.num_special_tokens_to_add(pair=False) - limit // 8
+    special = set(watched.tokenizer.all_special_ids)
     windows = [[token for token in window if token not in special] for window in watched.concentrations.seen]
     for place, window in enumerate(sorted(windows, key=len, reverse=True)[:-1]):
         assert rest[place * step : place * step + len(window)] == window
     assert sum(map(len, windows)) == len(rest) + (len(windows) - 1) * (limit // 8)
 
 
-def test_where_both_sides_are_over_long_the_shorter_one_keeps_its_first_half(watched):
+@pytest.mark.parametrize("lengths", [(3, 2), (2, 5), (0.6, 0.6), (8, 0.5)])  # in windows
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("side", [0, 1])
+def test_where_both_sides_are_over_long_no_word_of_either_goes_unread(watched, lengths, place, side):
     limit = watched.config.max_length
-    verdict = watched.assess("bread " * 2 * limit, "street " * limit + "busy")[0]
+    texts = [["busy"] * round(length * limit) for length in lengths]
+    texts[side].insert(round(place * len(texts[side])), "bread")
+    verdict = watched.assess(*(" ".join(words) for words in texts))[0]
+    assert list(verdict.mean.values())[0] == pytest.approx(2 / 3)
+    assert verdict.truncated_tokens == 0
+    assert all(len(window) <= limit for window in watched.concentrations.seen)
+
+
+def test_windows_over_either_side_hold_the_beginning_of_the_other(watched):
+    limit = watched.config.max_length
+    watched.assess("bread " * 2 * limit, "street " * 3 * limit)
     room = (limit - watched.tokenizer.num_special_tokens_to_add(pair=True)) // 2
-    assert verdict.truncated_tokens == limit + 1 - room
-    assert max(window.count(watched.concentrations.ids[1]) for window in watched.concentrations.seen) == room
+    bread, street = watched.concentrations.ids
+    counts = [(window.count(bread), window.count(street)) for window in watched.concentrations.seen]
+    assert all(room in pair for pair in counts)
+    # Each side once more as windows of its own, which share an eighth of a window.
+    for own, words in ((0, 2 * limit), (1, 3 * limit)):
+        over = [pair[own] for pair in counts if pair[1 - own] == room]
+        assert sum(over) - (len(over) - 1) * (limit // 8) == words
+
+
+def test_the_windows_of_a_pair_grow_in_number_as_its_length_does(watched):
+    numbers = []
+    for times in (8, 16, 32):
+        watched.concentrations.seen.clear()
+        watched.assess("bread " * times * watched.config.max_length, "street " * times * watched.config.max_length)
+        numbers.append(len(watched.concentrations.seen))
+    assert numbers[2] - numbers[1] == pytest.approx(2 * (numbers[1] - numbers[0]), abs=4)
+
+
+def test_a_side_without_tokens_stands_beside_an_over_long_one(watched):
+    verdict = watched.assess("bread " * 3 * watched.config.max_length, "\u200b")[0]
+    assert verdict.max_risk > 0.9
 
 
 def test_an_iterator_is_read_as_its_results_are(watched):
-    watched.assess("the cat")  # loads the tokenizer
     taken = []
 
     def prompts():
@@ -262,11 +296,105 @@ def test_an_iterator_is_read_as_its_results_are(watched):
     results = watched.assess(prompts(), batch_size=1)
     assert taken == []
     first = next(results)
-    assert len(taken) == 128  # 64 batches scored, and the next 64 on their way
+    assert len(taken) == 64  # batches at a time
     rest = list(results)
     assert [list(verdict.mean.values())[0] for verdict in [first, *rest]] == pytest.approx(
         [(number % 5 + 2) / (number % 5 + 3) for number in range(1000)]
     )
+
+
+class SourceError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("read", [0, 1, 63, 64, 65, 130])  # 64 are taken at a time
+@pytest.mark.parametrize("side", ["prompts", "responses"])
+def test_what_was_read_before_a_fault_of_the_iterator_is_yielded_first(watched, read, side):
+    def texts():
+        yield from ["bread"] * read
+        raise SourceError
+
+    sides = (texts(), None) if side == "prompts" else (iter(["bread"] * 200), texts())
+    results = watched.assess(*sides, batch_size=1)
+    assert len([next(results) for _ in range(read)]) == read
+    with pytest.raises(SourceError):
+        next(results)
+
+
+def test_a_blank_prompt_comes_behind_the_results_of_the_prompts_before_it(watched):
+    results = watched.assess(iter(["bread", "street", " "]))
+    assert [list(next(results).mean.values())[:2] for _ in range(2)] == [
+        pytest.approx([2 / 3, 1 / 2]),
+        pytest.approx([1 / 2, 2 / 3]),
+    ]
+    with pytest.raises(ValueError, match="prompt 2 is empty"):
+        next(results)
+
+
+class GuardedTokenizer:
+    """Stands before a tokenizer, and refuses a second thread while one is in it."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.busy, self.called = tokenizer, Lock(), Event()
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, *args, **options):
+        return self.alone(self.tokenizer, *args, **options)
+
+    def pad(self, *args, **options):
+        return self.alone(self.tokenizer.pad, *args, **options)
+
+    def alone(self, call, *args, **options):
+        assert self.busy.acquire(blocking=False), "two threads use the tokenizer at once"
+        try:
+            self.called.set()
+            sleep(0.005)  # long enough for another thread to come along
+            return call(*args, **options)
+        finally:
+            self.busy.release()
+
+
+@pytest.fixture
+def guarded(tiny_detector):
+    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    model.tokenizer = GuardedTokenizer(model.tokenizer)
+    return model
+
+
+def test_one_thread_at_a_time_uses_the_tokenizer(guarded):
+    prompts = ["bread " * (number % 7 + 1) for number in range(300)] + ["street " * 300] * 2
+    ours, theirs = (guarded.assess(iter(prompts), batch_size=2) for _ in range(2))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one == other
+        guarded.tokenizer("the cat")  # between two results it is the caller's
+
+
+def test_pairs_are_encoded_while_those_before_are_scored(guarded):
+    concentrations, waited = guarded.concentrations, []
+
+    def wait_for_the_tokenizer(batch):
+        if not waited:
+            guarded.tokenizer.called.clear()
+            waited.append(guarded.tokenizer.called.wait(timeout=60))
+        return concentrations(batch)
+
+    guarded.concentrations = wait_for_the_tokenizer
+    guarded.assess(["bread"] * 40, batch_size=1)  # fewer than are taken at a time
+    assert waited == [True]
+
+
+def test_risks_are_the_same_whatever_is_encoded_at_a_time(tiny_detector, monkeypatch):
+    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    prompts = [f"{'bread ' * (number * 7 % 50 + 1)} street" for number in range(60)]
+    responses = ["garden " * (number * 11 % 200) for number in range(60)]
+    expected = [[*verdict.mean.values()] for verdict in model.assess(prompts, responses)]
+    for held, encoded in ((1, 1), (7, 2), (64, 3)):
+        monkeypatch.setattr(getmodule(type(model).assess), "_BATCHES_HELD", held)
+        monkeypatch.setattr(getmodule(type(model).assess), "_BATCHES_ENCODED", encoded)
+        risks = [[*verdict.mean.values()] for verdict in model.assess(iter(prompts), iter(responses), batch_size=2)]
+        torch.testing.assert_close(torch.tensor(risks), torch.tensor(expected), rtol=0, atol=1e-6)
 
 
 def test_an_iterator_pairs_up_with_its_responses(watched):

@@ -30,6 +30,7 @@ def test_a_configuration_survives_json():
         ({"beta_parameterization": "relu"}, "beta_parameterization must be one of 'exp', 'softplus'"),
         ({"latent_size": 0}, "latent_size must be a positive integer"),
         ({"max_length": 1.5}, "max_length"),
+        ({"window_length": 8}, "window_length"),
         ({"kl_loss_weight": -1.0}, "kl_loss_weight must be a finite number of at least 0"),
         ({"aux_loss_weight": float("nan")}, "aux_loss_weight"),
         ({"risk_threshold": 1.0}, "risk_threshold must lie between 0 and 1"),

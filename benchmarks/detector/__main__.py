@@ -2,15 +2,16 @@
 
     python -m benchmarks.detector --test_file test.jsonl --train_file train.jsonl --output_dir benchmarks/results
 
-Sides that are compared take turns, A, B, A, B, ...; a ratio is the median of the rounds' ratios. What they make of the
-pairs is compared too. Writes detector.json, and a plot for each part that has a curve; the figures of parts not asked
-for stay as they are. Linux only: it reads /proc.
+Sides that are compared take turns, in an order drawn for each round; a ratio is the median of the rounds' ratios. What
+they make of the pairs is compared too. Writes detector.json, and a plot for each part that has a curve; the figures of
+parts not asked for stay as they are. Linux only: it reads /proc.
 
     throughput   pairs a second: assess, the bare encoder on the same tokens, transformers' text-classification pipeline
     latency      one pair: assess and the bare encoder, and both by the pair's length
-    exported     the CPU formats of export_lance.py against PyTorch, in speed and F1; validation chooses one
-    training     a training step of train.py against the plain Trainer over AutoModelForSequenceClassification
-    growth       pairs a second and peak memory by the number of pairs, each in a process of its own
+    exported     the CPU formats of export_lance.py against PyTorch, in speed, scores and F1; validation chooses of int8
+    training     a training step of train.py against the plain Trainer over AutoModelForSequenceClassification, with the
+                 options of `make checkpoint` and with train.py's defaults
+    growth       pairs a second and peak memory by the number of pairs, each in a process of its own, warmed up
     length       risk by length, and harmful answers hidden in long harmless ones
 """
 
@@ -24,14 +25,14 @@ import transformers
 
 from benchmarks.detector import exported, growth, latency, length, throughput, training
 from benchmarks.detector.figures import gather
-from benchmarks.detector.machine import describe_machine
+from benchmarks.detector.machine import describe_machine, weights_sha256
 from benchmarks.detector.pairs import LabelledPairs
 from benchmarks.detector.plots import write_plots
 from command_line import OneLineErrors, UsageError, make_folder, run
-from detector import ROOT, load_detector
+from detector import ROOT, load_checkpoint
 
 PARTS = ("throughput", "latency", "exported", "training", "growth", "length")
-FORMATS = ("onnx-int8", "openvino-int8", "openvino-bf16")
+FORMATS = ("onnx-fp32", "onnx-int8", "openvino-fp32", "openvino-int8", "openvino-bf16")
 SIZES = (100, 1_000, 10_000, 100_000)
 
 
@@ -62,10 +63,11 @@ def positive(text: str) -> int:
 
 def main(args: argparse.Namespace):
     """Measure part by part, writing after each, and print the figures that have a goal."""
+    exported.check_formats(args.formats)
     make_folder("--output_dir", args.output_dir)
     path = args.output_dir / "detector.json"
     parts = read_parts(path)
-    detector = load_detector(args.detector)
+    detector = load_checkpoint(args.detector)
     test = LabelledPairs.read_test(args.test_file, detector.config.categories)
     calibration, validation = exported.read_splits(args.train_file, detector.config.categories)
     measures: dict[str, Callable[[], dict]] = {
@@ -78,7 +80,11 @@ def main(args: argparse.Namespace):
         "growth": lambda: growth.measure(args.detector, args.test_file, args.sizes),
         "length": lambda: length.measure(detector, test),
     }
-    source = {"detector": "embedded" if args.detector == str(ROOT) else args.detector, "machine": describe_machine()}
+    source = {
+        "detector": "embedded" if args.detector == str(ROOT) else args.detector,
+        "weights_sha256": weights_sha256(args.detector),
+        "machine": describe_machine(),
+    }
     for part in args.part:
         print(f"measuring {part}", file=sys.stderr)
         parts[part] = source | measures[part]()

@@ -58,10 +58,13 @@ def save_encoder(detector: PreTrainedModel, folder: str):
     detector.tokenizer.save_pretrained(folder)
 
 
-def load_classifier(folder: str, labels: int) -> PreTrainedModel:
+def load_classifier(folder: str, labels: int, attn_implementation: str | None = None) -> PreTrainedModel:
     """Transformers' own classifier over the encoder in `folder`, its head fresh."""
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=labels, problem_type="multi_label_classification"
+        folder,
+        num_labels=labels,
+        problem_type="multi_label_classification",
+        attn_implementation=attn_implementation,
     )
 
 

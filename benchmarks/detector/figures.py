@@ -28,6 +28,7 @@ GOALS = {
     "ratio_to_hf_pipeline": Goal("throughput", 2.5),
     "ratio_int8": Goal("exported", 2.5),
     "f1_loss_int8": Goal("exported", 0.003, at_least=False),
+    "score_difference_fp32": Goal("exported", 1e-3, at_least=False),
     "single_pair_ms_ratio": Goal("latency", 1.15, at_least=False),
     "training_step_ratio": Goal("training", 0.97),
 }

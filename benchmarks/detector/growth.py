@@ -1,28 +1,32 @@
 """How cost grows: pairs a second and peak memory by the number of pairs that `assess` is given as an iterator.
 
-Each number is measured in a fresh process, which prints its figures: memory that one took would hide the next one's.
-Linux only: the peak is read in /proc. (`getrusage`'s includes the parent's, from before the new process began.)
+Each number is measured in a fresh process, which warms up and prints its figures: memory that one took would hide the
+next one's. Linux only: the peak is read in /proc. (`getrusage`'s includes the parent's, from before the new process
+began.)
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
 import transformers
 
+from benchmarks.detector.encoder import BATCH_SIZE
 from benchmarks.detector.pairs import LabelledPairs
 from benchmarks.growth import growth_exponent
 from command_line import OneLineErrors
 from detector import load_detector
 
+MEMORY_SIZES = (1_000, 100_000)  # pairs
+
 
 def measure(detector: str, test_file: str, sizes: Sequence[int]) -> dict:
-    """The figures by size, and how the seconds grow with it.
+    """The figures by size, how the seconds grow with it, and how the peak memory does.
 
     Args:
         detector: a checkpoint's name.
@@ -33,7 +37,20 @@ def measure(detector: str, test_file: str, sizes: Sequence[int]) -> dict:
     return {
         "sizes": by_size,
         "seconds_growth_exponent": growth_exponent({n: row["seconds"] for n, row in by_size.items()}),
+        "peak_memory_ratio": peak_memory_ratio(by_size),
     }
+
+
+def peak_memory_ratio(by_size: Mapping[int, Mapping]) -> float | None:
+    """The peak of 100,000 pairs over that of 1,000; `None` where one of them wasn't measured.
+
+    Args:
+        by_size: the figures by the number of pairs.
+    """
+    if not by_size.keys() >= set(MEMORY_SIZES):
+        return None
+    small, large = (by_size[size]["peak_megabytes"] for size in MEMORY_SIZES)
+    return large / small
 
 
 def measure_in_process(detector: str, test_file: str, size: int) -> dict:
@@ -45,7 +62,8 @@ def measure_in_process(detector: str, test_file: str, size: int) -> dict:
 
 
 def assess_repeated(detector, pairs: LabelledPairs, size: int) -> dict:
-    """Assess so many pairs, repeated from `pairs`, keeping none of the verdicts."""
+    """Assess so many pairs, repeated from `pairs`, keeping none of the verdicts, after a batch that doesn't count."""
+    detector.assess(pairs.prompts[:BATCH_SIZE], pairs.responses[:BATCH_SIZE])
     before = memory_megabytes("VmRSS")
     start = perf_counter()
     for _ in detector.assess(islice(cycle(pairs.prompts), size), islice(cycle(pairs.responses), size)):

@@ -22,7 +22,7 @@ def measure(detector: PreTrainedModel, pairs: LabelledPairs, rounds: int) -> dic
     sample = [by_length[place] for place in np.linspace(0, len(whole) - 1, min(PAIRS, len(whole))).round().astype(int)]
     seconds: dict[str, list[float]] = {"assess": [], "encoder": []}
     for row in sample:
-        for name, side in time_pair(detector, pairs.prompts[row], pairs.responses[row], rounds).items():
+        for name, side in time_pair(detector, pairs.prompts[row], pairs.responses[row], rounds, seed=row).items():
             seconds[name] += side
     return {
         "pairs": len(sample),
@@ -42,14 +42,14 @@ def by_tokens(detector: PreTrainedModel, pairs: LabelledPairs) -> list[dict]:
         prompt = first_words(detector.tokenizer, text, tokens // 4)
         response = first_words(detector.tokenizer, text, tokens - tokens // 4 - special)
         (encoding,), _ = detector.encode_pairs([prompt], [response])
-        seconds = time_pair(detector, prompt, response, ROUNDS_BY_LENGTH)
+        seconds = time_pair(detector, prompt, response, ROUNDS_BY_LENGTH, seed=tokens)
         milliseconds = {name: _milliseconds(side) for name, side in seconds.items()}
         rows.append({"tokens": len(encoding["input_ids"]), "milliseconds": milliseconds})
     return rows
 
 
-def time_pair(detector: PreTrainedModel, prompt: str, response: str, rounds: int) -> dict[str, list[float]]:
-    """The seconds of both sides on one pair, after a round that doesn't count."""
+def time_pair(detector: PreTrainedModel, prompt: str, response: str, rounds: int, seed: int) -> dict[str, list[float]]:
+    """The seconds of both sides on one pair, after a round that doesn't count; `seed` orders their turns."""
     encodings, _ = detector.encode_pairs([prompt], [response])
     batch = detector.tokenizer.pad(encodings, return_tensors="pt")
     timers = {
@@ -57,7 +57,7 @@ def time_pair(detector: PreTrainedModel, prompt: str, response: str, rounds: int
         "encoder": stopwatch(lambda: encode(detector.encoder, [batch])),
     }
     interleave(timers, 1)
-    return interleave(timers, rounds)
+    return interleave(timers, rounds, seed)
 
 
 def first_words(tokenizer, text: str, tokens: int) -> str:

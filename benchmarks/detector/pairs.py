@@ -38,6 +38,11 @@ class LabelledPairs:
         return len(self.prompts)
 
 
+def risks(verdicts: Sequence) -> np.ndarray:
+    """d_j of each verdict, of shape `(pairs, categories)`."""
+    return np.array([[*verdict.mean.values()] for verdict in verdicts])
+
+
 def max_risk(verdicts: Sequence) -> np.ndarray:
     """max_j d_j of each verdict, of shape `(pairs,)`."""
     return np.array([verdict.max_risk for verdict in verdicts])

@@ -1,5 +1,6 @@
-"""Timing in interleaved rounds, A, B, A, B, ..., so that a machine's drift meets all sides alike."""
+"""Timing in rounds of all sides, each in an order of its own, so that a machine's drift meets all sides alike."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
@@ -19,17 +20,19 @@ def stopwatch(call: Callable[[], object]) -> Timer:
     return timer
 
 
-def interleave(timers: Mapping[str, Timer], rounds: int) -> dict[str, list[float]]:
+def interleave(timers: Mapping[str, Timer], rounds: int, seed: int = 0) -> dict[str, list[float]]:
     """The seconds of each timer, one for each round; warming up is left to the caller.
 
     Args:
-        timers: by name, in the order of a round.
+        timers: by name.
         rounds: how many.
+        seed: of the orders in which they take turns, drawn anew for each round.
     """
+    generator = random.Random(seed)
     seconds: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for name, timer in timers.items():
-            seconds[name].append(timer())
+        for name in generator.sample([*timers], len(timers)):
+            seconds[name].append(timers[name]())
     return seconds
 
 

@@ -1,10 +1,12 @@
 """Training: `train.py`'s model and trainer against transformers' own, on the same encoder, rows and batches."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from datasets import Dataset
+from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer
 
 from benchmarks.detector.encoder import load_classifier, save_encoder
@@ -35,33 +37,61 @@ class CountingCollator(DataCollatorWithPadding):
 
 
 @dataclass(frozen=True)
+class Options:
+    """The options of `train.py` that both sides are trained with; its defaults, where left out.
+
+    Args:
+        model: `attn_implementation` and `encoder_dropout`.
+        trainer: of `LanceTrainingArguments`.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+
+# How the embedded checkpoint is trained (`make checkpoint`), but for its two processes, and train.py as it comes.
+RECIPES = {
+    "checkpoint": Options(
+        {"attn_implementation": "eager", "encoder_dropout": 0.0}, {"bf16": True, "per_device_train_batch_size": 16}
+    ),
+    "defaults": Options(),
+}
+
+
+@dataclass(frozen=True)
 class Setting:
     """What both sides share.
 
     Args:
         encoder: the folder that holds it.
         detector: gives the tokenizer and the configuration.
+        options: of the model.
         arguments: of both trainers.
         rows: encoded, with their labels.
     """
 
     encoder: str
     detector: PreTrainedModel
+    options: ModelArguments
     arguments: LanceTrainingArguments
     rows: Dataset
 
     def lance_trainer(self, collator: CountingCollator) -> LanceTrainer:
         """As `train.py` sets it up, from the start."""
-        options = ModelArguments(encoder=self.encoder, max_length=self.detector.config.max_length)
         return LanceTrainer(
-            head_learning_rate=options.head_learning_rate,
-            model=build_model(options, LossArguments()),
+            head_learning_rate=self.options.head_learning_rate,
+            model=build_model(self.options, LossArguments()),
             **self._shared(collator),
         )
 
     def plain_trainer(self, collator: CountingCollator) -> Trainer:
         """`Trainer` over `AutoModelForSequenceClassification`, from the start."""
-        model = load_classifier(self.encoder, self.detector.config.num_labels)
+        labels = self.detector.config.num_labels
+        model = load_classifier(self.encoder, labels, self.options.attn_implementation)
+        if self.options.encoder_dropout is not None:
+            for module in model.base_model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = self.options.encoder_dropout
         return Trainer(model=model, **self._shared(collator))
 
     def _shared(self, collator: CountingCollator) -> dict:
@@ -74,7 +104,7 @@ class Setting:
 
 
 def measure(detector: PreTrainedModel, train_files: list[str], steps: int, rounds: int) -> dict:
-    """Train both sides from the start in every round, after a round that doesn't count.
+    """Train both sides by each of the `RECIPES`; the ratio that has a goal is the checkpoint's own.
 
     Args:
         detector: its encoder is what is trained.
@@ -87,39 +117,66 @@ def measure(detector: PreTrainedModel, train_files: list[str], steps: int, round
     """
     with TemporaryDirectory() as folder:
         save_encoder(detector, folder)
-        arguments = LanceTrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        setting = Setting(folder, detector, arguments, read_rows(detector, train_files, arguments))
-        tokens: dict[str, int] = {}
-
-        def timer(name: str, make_trainer: Callable) -> Callable[[], float]:
-            def seconds() -> float:
-                collator = CountingCollator(detector.tokenizer)
-                runtime = make_trainer(collator).train().metrics["train_runtime"]
-                tokens[name] = collator.tokens
-                return runtime
-
-            return seconds
-
-        timers = {
-            "lance": timer("lance", setting.lance_trainer),
-            "plain": timer("plain", setting.plain_trainer),
+        recipes = {
+            name: time_training(make_setting(folder, detector, train_files, steps, options), rounds)
+            for name, options in RECIPES.items()
         }
-        interleave(timers, 1)
-        seconds = interleave(timers, rounds)
     return {
         "steps": steps,
-        "batch_size": arguments.per_device_train_batch_size,
+        "training_step_ratio": recipes["checkpoint"]["ratio"],
+        "recipes": recipes,
+    }
+
+
+def make_setting(
+    encoder: str, detector: PreTrainedModel, train_files: list[str], steps: int, options: Options
+) -> Setting:
+    """What both sides share under these options.
+
+    Raises:
+        UsageError: when there are too few rows.
+    """
+    arguments = LanceTrainingArguments(
+        output_dir=encoder,
+        max_steps=steps,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        use_cpu=True,
+        **options.trainer,
+    )
+    model_options = ModelArguments(encoder=encoder, max_length=detector.config.max_length, **options.model)
+    return Setting(encoder, detector, model_options, arguments, read_rows(detector, train_files, arguments))
+
+
+def time_training(setting: Setting, rounds: int) -> dict:
+    """Train both sides from the start in every round, after a round that doesn't count."""
+    tokens: dict[str, int] = {}
+
+    def timer(name: str, make_trainer: Callable) -> Callable[[], float]:
+        def seconds() -> float:
+            collator = CountingCollator(setting.detector.tokenizer)
+            runtime = make_trainer(collator).train().metrics["train_runtime"]
+            tokens[name] = collator.tokens
+            return runtime
+
+        return seconds
+
+    timers = {
+        "lance": timer("lance", setting.lance_trainer),
+        "plain": timer("plain", setting.plain_trainer),
+    }
+    interleave(timers, 1)
+    seconds = interleave(timers, rounds)
+    return {
+        "attn_implementation": setting.options.attn_implementation,
+        "encoder_dropout": setting.options.encoder_dropout,
+        "bf16": setting.arguments.bf16,
+        "batch_size": setting.arguments.per_device_train_batch_size,
         "tokens": tokens,
         "pairs_per_second": {name: per_second(len(setting.rows), side) for name, side in seconds.items()},
-        "training_step_ratio": ratio(seconds["plain"], seconds["lance"]),
+        "ratio": ratio(seconds["plain"], seconds["lance"]),
     }
 
 

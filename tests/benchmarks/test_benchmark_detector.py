@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -5,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 import train
-from benchmarks.detector.encoder import Buckets
+from benchmarks.detector.encoder import Buckets, save_encoder
 from benchmarks.detector.exported import choose, compare
 from benchmarks.detector.figures import gather
+from benchmarks.detector.growth import assess_repeated, peak_memory_ratio
 from benchmarks.detector.latency import first_words
 from benchmarks.detector.length import by_length, draw_filler, hide
 from benchmarks.detector.machine import cpu_model
 from benchmarks.detector.pairs import LabelledPairs
 from benchmarks.detector.timing import interleave, per_second, ratio
+from benchmarks.detector.training import RECIPES, CountingCollator, make_setting
 from detector import load_detector
 
 ROOT = Path(train.__file__).parent
@@ -26,8 +30,15 @@ WITH_GOALS = ("ratio_to_encoder_limit", "ratio_to_hf_pipeline", "single_pair_ms_
 def test_the_sides_take_turns():
     turns = []
     timers = {"a": lambda: turns.append("a") or 1.0, "b": lambda: turns.append("b") or 2.0}
-    assert interleave(timers, 3) == {"a": [1.0, 1.0, 1.0], "b": [2.0, 2.0, 2.0]}
-    assert turns == ["a", "b"] * 3
+    assert interleave(timers, 20) == {"a": [1.0] * 20, "b": [2.0] * 20}
+    rounds = [tuple(turns[place : place + 2]) for place in range(0, 40, 2)]
+    assert {*rounds} == {("a", "b"), ("b", "a")}  # each once a round, now this one first, now that one
+    turns.clear()
+    interleave(timers, 20)
+    assert [tuple(turns[place : place + 2]) for place in range(0, 40, 2)] == rounds
+    turns.clear()
+    interleave(timers, 20, seed=1)
+    assert [tuple(turns[place : place + 2]) for place in range(0, 40, 2)] != rounds
 
 
 def test_a_ratio_is_the_median_of_the_rounds_own():
@@ -51,9 +62,8 @@ def test_the_fastest_format_that_loses_little_is_chosen():
     def figures(loss, speed):
         return {"f1_loss": loss, "ratio_to_torch": {"median": speed}}
 
-    torch = {"torch-fp32": figures(0, 1)}
-    assert choose(torch | {"a": figures(0.01, 5), "b": figures(0.003, 2), "c": figures(-0.01, 3)}) == "c"
-    assert choose(torch | {"a": figures(0.01, 5), "b": figures(0.004, 2)}) == "b"
+    assert choose({"a": figures(0.01, 5), "b": figures(0.003, 2), "c": figures(-0.01, 3)}) == "c"
+    assert choose({"a": figures(0.01, 5), "b": figures(0.004, 2)}) == "b"
 
 
 def test_a_detector_loses_nothing_to_itself(tiny_detector):
@@ -62,13 +72,26 @@ def test_a_detector_loses_nothing_to_itself(tiny_detector):
     figures = compare(detector, {"onnx-int8": detector}, pairs, rounds=1)
     assert figures["torch-fp32"]["ratio_to_torch"]["median"] == 1
     for row in figures.values():
-        assert row["f1_loss"] == 0 and row["same_decision"] == 1 and row["risk_difference"]["largest"] == 0
+        assert row["f1_loss"] == 0 and row["same_decision"] == 1 and row["score_difference"]["largest"] == 0
+
+
+def test_a_difference_of_scores_is_the_largest_of_all_categories(tiny_detector):
+    detector, other = load_detector(tiny_detector), load_detector(tiny_detector)
+    pairs = LabelledPairs.read_test(str(PAIRS), detector.config.categories)
+    risks = [[*verdict.mean.values()] for verdict in detector.assess(pairs.prompts, pairs.responses)]
+    lowest = int(np.argmin(np.max(risks, 0)))  # seldom a pair's highest risk
+    with torch.no_grad():
+        other.rejection_head.alpha.bias[lowest] -= 1
+    shifted = [[*verdict.mean.values()] for verdict in other.assess(pairs.prompts, pairs.responses)]
+    figures = compare(detector, {"onnx-fp32": other}, pairs, rounds=1)["onnx-fp32"]["score_difference"]
+    assert figures["largest"] == pytest.approx(np.abs(np.subtract(risks, shifted)).max())
+    assert figures["largest"] > 0.1
 
 
 def test_a_figure_stands_beside_its_goal():
     parts = {
         "throughput": {"ratio_to_encoder_limit": {"median": 0.96}, "ratio_to_hf_pipeline": {"median": 2.4}},
-        "exported": {"ratio_int8": {"median": 2.5}, "f1_loss_int8": 0.0031},
+        "exported": {"ratio_int8": {"median": 2.5}, "f1_loss_int8": 0.0031, "score_difference_fp32": 1e-4},
     }
     figures = gather(parts)
     assert figures["ratio_to_encoder_limit"] == {"value": 0.96, "goal": ">= 0.95", "reached": True}
@@ -77,6 +100,7 @@ def test_a_figure_stands_beside_its_goal():
         "ratio_to_hf_pipeline": False,
         "ratio_int8": True,
         "f1_loss_int8": False,
+        "score_difference_fp32": True,
     }
 
 
@@ -107,6 +131,43 @@ def test_an_answer_is_hidden_in_enough_filler():
     assert hide("x", ["a", "b"], 1.0) == "a\n\nb\n\nx"
 
 
+def test_growth_is_measured_warm(tiny_detector):
+    detector = load_detector(tiny_detector)
+    pairs = LabelledPairs.read_test(str(PAIRS), detector.config.categories)
+    sizes = []
+
+    class Watched:
+        def assess(self, prompts, responses):
+            prompts = list(prompts)
+            sizes.append(len(prompts))
+            return detector.assess(prompts, list(responses))
+
+    assess_repeated(Watched(), pairs, size=100)
+    assert sizes == [64, 100]
+
+
+def test_the_memory_of_many_pairs_stands_beside_that_of_few():
+    sizes = {100: {"peak_megabytes": 7}, 1_000: {"peak_megabytes": 400}, 100_000: {"peak_megabytes": 500}}
+    assert peak_memory_ratio(sizes) == 1.25
+    del sizes[1_000]
+    assert peak_memory_ratio(sizes) is None
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_both_sides_train_alike(tiny_detector, tmp_path, recipe):
+    detector = load_detector(tiny_detector)
+    save_encoder(detector, tmp_path)
+    setting = make_setting(str(tmp_path), detector, [str(PAIRS)], 1, RECIPES[recipe])
+    trainers = [make(CountingCollator(detector.tokenizer)) for make in (setting.lance_trainer, setting.plain_trainer)]
+    lance, plain = (trainer.model for trainer in trainers)
+    encoders = (lance.encoder, plain.base_model)
+    attention = {encoder.config._attn_implementation for encoder in encoders}
+    dropout = {m.p for encoder in encoders for m in encoder.modules() if isinstance(m, torch.nn.Dropout)}
+    assert {trainer.args.bf16 for trainer in trainers} == {recipe == "checkpoint"}
+    assert attention == {"eager" if recipe == "checkpoint" else "sdpa"}
+    assert dropout == {0.0 if recipe == "checkpoint" else 0.1}
+
+
 def test_the_processor_is_named():
     assert cpu_model("processor\t: 0\nmodel name\t: Some CPU @ 2:1\n\nprocessor\t: 1\n") == "Some CPU @ 2:1"
 
@@ -119,7 +180,7 @@ def run(tmp_path, tiny_detector):
     return lambda *options: subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_the_command_measures_its_parts_and_a_rerun_keeps_the_others(tmp_path, run):
+def test_the_command_measures_its_parts_and_a_rerun_keeps_the_others(tmp_path, tiny_detector, run):
     outcome = run("--part", "throughput", "latency", "training", "growth", "length")
     assert outcome.returncode == 0, outcome.stderr
     report = json.loads((tmp_path / "detector.json").read_text(encoding="utf-8"))
@@ -127,11 +188,16 @@ def test_the_command_measures_its_parts_and_a_rerun_keeps_the_others(tmp_path, r
     parts = report["parts"]
     differences = parts["throughput"]["largest_difference"]
     assert max(differences.values()) < 1e-4
-    assert parts["training"]["tokens"]["lance"] == parts["training"]["tokens"]["plain"] > 0
+    recipes = parts["training"]["recipes"]
+    assert parts["training"]["training_step_ratio"] == recipes["checkpoint"]["ratio"]
+    for recipe in recipes.values():
+        assert recipe["tokens"]["lance"] == recipe["tokens"]["plain"] > 0
     assert set(parts["growth"]["sizes"]) == {"3", "100"}
     assert parts["growth"]["sizes"]["100"]["peak_megabytes"] >= parts["growth"]["sizes"]["100"]["megabytes_before"] > 0
     assert sum(row["pairs"] for rows in parts["length"]["risk_by_length"].values() for row in rows) == 91
     assert parts["latency"]["machine"]["torch_threads"] >= 1
+    weights = (tiny_detector / "model.safetensors").read_bytes()
+    assert {part["weights_sha256"] for part in parts.values()} == {hashlib.sha256(weights).hexdigest()}
     for part in ("growth", "latency", "length"):
         assert (tmp_path / f"detector_{part}.svg").read_text(encoding="utf-8").startswith("<?xml")
 
@@ -140,9 +206,25 @@ def test_the_command_measures_its_parts_and_a_rerun_keeps_the_others(tmp_path, r
     assert json.loads((tmp_path / "detector.json").read_text(encoding="utf-8")) == report
 
 
+def test_the_command_measures_what_is_exported(tmp_path, run):
+    outcome = run("--part", "exported", "--formats", "onnx-fp32", "openvino-fp32", "onnx-int8")
+    assert outcome.returncode == 0, outcome.stderr
+    report = json.loads((tmp_path / "detector.json").read_text(encoding="utf-8"))
+    part = report["parts"]["exported"]
+    assert part["chosen"] == "onnx-int8"
+    assert part["test"]["pairs"] == 91
+    differences = {form: part["test"][form]["score_difference"]["largest"] for form in part["test"] if "-" in form}
+    assert differences.keys() == {"torch-fp32", "onnx-fp32", "openvino-fp32", "onnx-int8"}
+    assert part["score_difference_fp32"] == max(differences["onnx-fp32"], differences["openvino-fp32"])
+    assert part["score_difference_fp32"] < 1e-3
+    assert part["f1_loss_int8"] == part["test"]["torch-fp32"]["f1"] - part["test"]["onnx-int8"]["f1"]
+    assert report["figures"]["score_difference_fp32"]["reached"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--formats", "onnx-int8"), "--formats onnx-int8: name one in fp32 too"),
         (("--test_file", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--train_file", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--detector", "./nowhere"), "nowhere: no Lance checkpoint"),
