@@ -175,8 +175,9 @@ class RiskAssessor(ABC):
         """Estimate the risk of each pair; batches hold pairs of like length, and results keep the order given.
 
         A pair longer than `config.max_length` is read in windows of `config.window_length` that overlap, and each
-        category keeps the window with the highest risk. The windows go over its longer side, with the other side, or its beginning, in half of each;
-        where the other side is longer than that half, windows go over it too, with the longer one's beginning.
+        category keeps the window with the highest risk. The windows go over its longer side, with the other side, or
+        its beginning, in half of each; where the other side is longer than that half, windows go over it too, with the
+        longer one's beginning.
 
         Args:
             prompts: the prompts, or a single one. For an iterator, results come as one, and memory doesn't grow with

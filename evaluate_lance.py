@@ -28,6 +28,7 @@ from evaluation.assembly import Models, most_calls
 from evaluation.detection import beavertails_report, other_domains_report, xstest_report
 from evaluation.detection_table import detection_markdown
 from evaluation.engine_pool import EnginePool
+from evaluation.preflight import check_engines
 from evaluation.projection import project, projection_table
 from evaluation.provenance import describe_fixed, describe_session
 from evaluation.report import write_report
@@ -109,17 +110,20 @@ def compare(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(projection_table(project(study, [sample.prompt for sample in samples], most_calls(study)), study.prices))
         return 0
+    check_engines(study)
     make_folder("--run_dir", args.run_dir)
     models = Models(EnginePool(), detector, SentenceEmbedder(), args.run_dir)
     fixed = describe_fixed(study, samples, detector_name(args))
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
-        failed = {"answers": collect_answers(study, samples, store, models)}
+        failures = {"answers": collect_answers(study, samples, store, models)}
         take_measures(store, models)
-        failed["scores"] = collect_scores(study, store, models.pool, args.run_dir / "judgements")
-    for name, count in failed.items():
-        if count:
-            print(f"evaluate_lance.py: {count} {name} failed; run it again for just those.", file=sys.stderr)
-    return 4 if any(failed.values()) else 0
+        failures["scores"] = collect_scores(study, store, models.pool, args.run_dir / "judgements")
+    for name, reasons in failures.items():
+        if reasons:
+            ((reason, _),) = reasons.most_common(1)
+            told = f"{reasons.total()} {name} failed; run it again for just those. The commonest reason: {reason}"
+            print(f"evaluate_lance.py: {told}", file=sys.stderr)
+    return 4 if any(failures.values()) else 0
 
 
 def report(args: argparse.Namespace):

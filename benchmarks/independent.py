@@ -29,6 +29,7 @@ from evaluation.independent import IndependentClassifier, PairFeatures
 
 HELD_OUT = 0.1  # train.py's --validation_share
 SEED = 42  # and its --seed
+MAX_LENGTH = 512  # tokens of a pair that it reads; the weights keep it
 FOLDS = 3
 SHARES = (0.1, 0.25, 0.5)  # of the safe files in the weight of all safe pairs
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003)
@@ -127,7 +128,7 @@ def main(args: argparse.Namespace):
     """Choose, fit, keep the weights, and report."""
     make_folder("--output_dir", args.output_dir)
     rows = training_rows(args.data)
-    features = PairFeatures()
+    features = PairFeatures(MAX_LENGTH)
     inputs = features(rows.prompts, rows.responses)
     settings = [(share, strength) for share in SHARES for strength in STRENGTHS]
     auroc = [cross_validate(features, rows, inputs, share, strength) for share, strength in settings]
@@ -138,6 +139,7 @@ def main(args: argparse.Namespace):
     test = load_beavertails(str(args.data / "beavertails_test.jsonl"), BEAVERTAILS_CATEGORIES)
     others = load_pairs(str(args.data / "other_domains_dev.jsonl"))
     report = {
+        "max_length": MAX_LENGTH,
         "trained_on": {
             "harmful": int(rows.harmful.sum()),
             "safe": int((~rows.harmful & ~rows.elsewhere).sum()),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.engine_pool import EnginePool
+from evaluation.kept_engine import KeptEngine
 from evaluation.methods.base import Method
 from evaluation.methods.instruct import Instruct
 from evaluation.methods.lance import Lance
@@ -17,7 +18,6 @@ from evaluation.methods.sysprompt import SysPrompt
 from evaluation.methods.vanilla import Vanilla
 from evaluation.study import Backbone, Study
 from generation.base import SamplingParameters, TextGenerator
-from generation.cache import CachedEngine
 from refinement.demonstrations import DEMONSTRATIONS, load_demonstrations
 from refinement.frame import default_shots
 from refinement.loop import Detector, RefinementParameters
@@ -36,8 +36,8 @@ class Models:
         pool: loads those.
         detector: Lance's.
         embedder: for similarities.
-        kept: the folder that keeps RepE's directions, and each method's greedy completions: of what a kill leaves
-            unfinished they are not asked again.
+        kept: the folder that keeps RepE's directions, and each method's completions: of what a kill leaves unfinished
+            they are not asked again.
     """
 
     pool: EnginePool
@@ -63,7 +63,7 @@ def build_method(name: str, backbone: Backbone, study: Study, models: Models) ->
         return RepE(steered, loop.answer, *direction_prompts(), directions, coefficient=study.repe_coefficient)
 
     def keeping(engine: TextGenerator) -> TextGenerator:
-        return CachedEngine(engine, models.kept / "completions" / name)  # a folder each: their costs stay their own
+        return KeptEngine(engine, models.kept / "completions" / name)  # a folder each: their costs stay their own
 
     engine = keeping(engine)
     if name == "vanilla":

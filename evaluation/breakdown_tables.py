@@ -25,6 +25,7 @@ def breakdown_tables(comparison: Comparison) -> list[Table]:
         *(category_table(comparison, metric) for metric in METRIC_NAMES),
         cost_table(comparison),
         count_table(comparison),
+        failure_table(comparison),
         agreement_table(comparison),
     ]
     return [table for table in tables if table.rows]
@@ -33,7 +34,7 @@ def breakdown_tables(comparison: Comparison) -> list[Table]:
 def judge_free_table(comparison: Comparison) -> Table:
     """What is measured without a judge."""
     rows = [
-        [*identity(outcome), *(cell(metric, outcome.means.get(metric)) for metric in MEASURES), outcome.answered]
+        [*identity(outcome), *(cell(metric, outcome.means.get(metric)) for metric in MEASURES), outcome.counts.answered]
         for outcome in comparison.outcomes
     ]
     header = ["Backbone", "Method", *(METRIC_NAMES[metric] for metric in MEASURES), "Answers"]
@@ -121,21 +122,33 @@ def count_table(comparison: Comparison) -> Table:
     """What the other tables' figures rest on."""
     rows: list[list[Cell]] = [
         [
-            *identity(outcome),
-            *(outcome.answered, outcome.failed),
-            *(outcome.unscored[rubric] for rubric in RUBRICS),
-            sum(outcome.unjudged.values()),
+            *identity(counts),
+            *(counts.answered, sum(counts.failed.values()), counts.pending),
+            *(counts.unscored[rubric] for rubric in RUBRICS),
+            *(sum(counts.failed_scores.values()), counts.pending_scores),
         ]
-        for outcome in comparison.outcomes
+        for counts in comparison.counts
     ]
     note = (
-        f"{comparison.prompts:,} prompts. Failed: prompts without an answer. Unscored: the judge's reply held no "
-        "usable score; the answer counts in no mean of that rubric. Not judged: scores of all "
-        "rubrics that are still to come, or that the judge's endpoint refuses."
+        f"{comparison.prompts:,} prompts. Failed: the last try gave an error; a rerun tries again. Pending: not tried "
+        "yet. Unscored: the judge's reply held no usable score, or its server refuses the text; the answer counts in "
+        "no mean of that rubric. Scores that failed or are pending: of all rubrics."
     )
     unscored = [f"{METRIC_NAMES[rubric]} unscored" for rubric in RUBRICS]
-    header = ["Backbone", "Method", "Answers", "Failed", *unscored, "Not judged"]
+    header = ["Backbone", "Method", "Answers", "Failed", "Pending", *unscored, "Scores failed", "Scores pending"]
     return Table("counts", "Answers and scores", note, header, rows)
+
+
+def failure_table(comparison: Comparison) -> Table:
+    """Why answers and scores failed."""
+    rows: list[list[Cell]] = [
+        [*identity(counts), what, reason, number]
+        for counts in comparison.counts
+        for what, reasons in (("answer", counts.failed), ("score", counts.failed_scores))
+        for reason, number in sorted(reasons.items(), key=lambda item: -item[1])
+    ]
+    note = "Errors of the last tries, the commonest first; a rerun tries again."
+    return Table("failures", "What failed", note, ["Backbone", "Method", "What", "Reason", "Count"], rows)
 
 
 def agreement_table(comparison: Comparison) -> Table:

@@ -10,6 +10,7 @@ import numpy as np
 from errors import UserError
 from evaluation.agreement import krippendorff_alpha, quadratic_kappa
 from evaluation.bootstrap import ClusteredResamples
+from evaluation.counts import count_records
 from evaluation.outcomes import (
     MEASURES,
     METRICS,
@@ -20,12 +21,13 @@ from evaluation.outcomes import (
     Comparison,
     Convergence,
     Cost,
+    Counts,
     Difference,
     Outcome,
 )
 from evaluation.statistics import Estimate, category_means, contrasts, mean_with_interval
 from evaluation.store import Run
-from evaluation.study import METHODS
+from evaluation.study import METHODS, Study
 
 Pair = tuple[str, str]  # backbone and method
 
@@ -42,14 +44,12 @@ class _Sheet:
         places: of the samples in a column.
         answers: by backbone and method.
         columns: the first judge's scores and the measures, by backbone and method, then by metric.
-        unscored: how many of that judge's replies hold no score, by pair and rubric.
         resamples: of the samples, clustered by category.
     """
 
     places: Mapping[int, int]
     answers: Mapping[Pair, Sequence[Mapping]]
     columns: Mapping[Pair, Mapping[str, np.ndarray]]
-    unscored: Mapping[tuple[Pair, str], int]
     resamples: ClusteredResamples
 
 
@@ -64,24 +64,23 @@ def compare(run: Run) -> Comparison:
     """
     if not run.answers:
         raise ComparisonError("the run has no answers yet; `evaluate_lance.py compare` makes them.")
-    config = run.manifest["sessions"][-1]["config"]
-    named = [backbone["name"] for backbone in config["backbones"]]
-    commercial = [backbone["name"] for backbone in config["backbones"] if backbone["commercial"]]
-    names = _ordered(named, (answer["backbone"] for answer in run.answers.values()))
+    study = Study.from_config(run.manifest["sessions"][-1]["config"])
+    commercial = [backbone.name for backbone in study.backbones if backbone.commercial]
+    names = _ordered(
+        [backbone.name for backbone in study.backbones],
+        (str(key[1]) for key in (*run.answers, *run.failed_answers)),
+    )
     own = [name for name in names if name not in commercial]
-    judges = _ordered(config["judges"], (score["judge"] for score in run.scores.values()))
+    judges = _ordered(study.judges, (score["judge"] for score in run.scores.values()))
     sheet = _sheet(run, judges)
+    counts = count_records(run, study, (*own, *commercial), judges)
     return Comparison(
         judges=judges,
         own=own,
         commercial=commercial,
-        prompts=len(sheet.places),
-        outcomes=[
-            _outcome(sheet, (backbone, method), judged=bool(judges))
-            for backbone in (*own, *commercial)
-            for method in METHODS
-            if (backbone, method) in sheet.answers
-        ],
+        prompts=study.prompt_count,
+        counts=counts,
+        outcomes=[_outcome(sheet, row) for row in counts if row.answered],
         differences=[row for backbone in (*own, *commercial) for row in _differences(sheet, backbone)],
         ours=_mean_over(sheet, own),
         agreement=[row for rubric in RUBRICS for row in _agreement(run, judges, rubric)],
@@ -100,35 +99,26 @@ def _sheet(run: Run, judges: Sequence[str]) -> _Sheet:
     for answer in run.answers.values():
         answers[_pair(answer)].append(answer)
     columns = {pair: {metric: np.full(len(samples), np.nan) for metric in METRICS} for pair in answers}
-    unscored: Counter[tuple[Pair, str]] = Counter()
     for record in run.scores.values():
-        if record["judge"] == judges[0]:
-            if record["score"] is None:
-                unscored[_pair(record), record["rubric"]] += 1
-            else:
-                columns[_pair(record)][record["rubric"]][places[record["sample"]]] = record["score"]
+        if record["judge"] == judges[0] and record["score"] is not None:
+            columns[_pair(record)][record["rubric"]][places[record["sample"]]] = record["score"]
     for record in run.measures.values():
         for metric in MEASURES:
             columns[_pair(record)][metric][places[record["sample"]]] = record[metric]
-    return _Sheet(places, answers, columns, unscored, ClusteredResamples([categories[sample] for sample in samples]))
+    return _Sheet(places, answers, columns, ClusteredResamples([categories[sample] for sample in samples]))
 
 
 def _pair(record: Mapping) -> Pair:
     return record["backbone"], record["method"]
 
 
-def _outcome(sheet: _Sheet, pair: Pair, judged: bool) -> Outcome:
+def _outcome(sheet: _Sheet, counts: Counts) -> Outcome:
+    pair = counts.backbone, counts.method
     answers, columns = sheet.answers[pair], sheet.columns[pair]
     means = {metric: mean_with_interval(column, sheet.resamples) for metric, column in columns.items()}
-    scored = {metric: 0 if mean is None else mean.n for metric, mean in means.items()}
-    unscored = {rubric: sheet.unscored[pair, rubric] for rubric in RUBRICS}
     return Outcome(
-        backbone=pair[0],
-        method=pair[1],
-        answered=len(answers),
-        failed=len(sheet.places) - len(answers),
-        unscored=unscored,
-        unjudged={rubric: judged * (len(answers) - scored[rubric] - unscored[rubric]) for rubric in RUBRICS},
+        *pair,
+        counts=counts,
         means={metric: mean for metric, mean in means.items() if mean is not None},
         categories={metric: category_means(column, sheet.resamples) for metric, column in columns.items()},
         cost=_cost(answers),

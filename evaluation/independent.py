@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,22 +20,22 @@ from refinement.similarity import mean_states
 
 WEIGHTS = Path(__file__).parent / "independent.safetensors"  # benchmarks/independent.py fits them
 LAYERS = (12, 18, 24)  # of 30: the last ones are about the next token
-MAX_LENGTH = 256  # tokens of a pair
 
 
 class PairFeatures:
     """Mean hidden states of the embedded language model, of some of its layers, side by side.
 
     Args:
+        max_length: tokens of a pair that are read.
         batch_size: pairs to a forward pass.
     """
 
-    def __init__(self, batch_size: int = 32):
+    def __init__(self, max_length: int, batch_size: int = 32):
         folder = embedded_model()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
         # The layers behind the last one that is read would be computed in vain.
         self.model = AutoModelForCausalLM.from_pretrained(folder, num_hidden_layers=max(LAYERS)).model.eval()
-        self.batch_size = batch_size
+        self.max_length, self.batch_size = max_length, batch_size
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Features of shape `(pairs, layers * hidden)`, float32."""
@@ -48,7 +49,7 @@ class PairFeatures:
 
     @torch.inference_mode()
     def _read(self, texts: list[str]) -> np.ndarray:
-        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        batch = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         states = self.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
         means = [mean_states(states[layer].float(), batch["attention_mask"]) for layer in LAYERS]
         return torch.cat(means, dim=-1).numpy()  # (B, layers * H)
@@ -67,10 +68,11 @@ class IndependentClassifier:
         self.features, self.weight, self.bias = features, weight, bias
 
     @classmethod
-    def load(cls) -> "IndependentClassifier":
-        """The one that ships."""
-        tensors = load_file(WEIGHTS)
-        return cls(PairFeatures(), tensors["weight"], float(tensors["bias"][0]))
+    def load(cls, path: Path = WEIGHTS) -> "IndependentClassifier":
+        """The one that was saved, to read as much of a pair as it was fitted to; the one that ships by default."""
+        with safe_open(path, framework="numpy") as file:
+            features = PairFeatures(int(file.metadata()["max_length"]))
+            return cls(features, file.get_tensor("weight"), float(file.get_tensor("bias")[0]))
 
     @classmethod
     def fit(
@@ -92,8 +94,9 @@ class IndependentClassifier:
         return cls(features, weight.astype(np.float32), float(regression.intercept_[0] - weight @ scaler.mean_))
 
     def save(self, path: Path = WEIGHTS):
-        """Keep the weights, without the language model's."""
-        save_file({"weight": self.weight, "bias": np.array([self.bias], dtype=np.float32)}, path)
+        """Keep the weights, without the language model's, and how much of a pair they are for."""
+        tensors = {"weight": self.weight, "bias": np.array([self.bias], dtype=np.float32)}
+        save_file(tensors, path, {"max_length": str(self.features.max_length)})
 
     def risk(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """The probability of harm of each pair, of shape `(pairs,)`."""

@@ -26,12 +26,12 @@ class Refusals(Protocol):
 
 
 def final_pair(answer: Mapping) -> tuple[str, str]:
-    """The answer, and the prompt that it answers: a rewritten one, or the user's own.
+    """The answer, and the prompt that it answers: that of the step it was chosen from.
 
     A constructive reply comes from no step: it answers the user.
     """
-    prompts = [step["prompt"] for step in answer["steps"] if step["response"] == answer["response"]]
-    return (prompts[0] if prompts else answer["prompt"]), answer["response"]
+    chosen = answer["chosen"]
+    return (answer["prompt"] if chosen is None else answer["steps"][chosen]["prompt"]), answer["response"]
 
 
 def measure(

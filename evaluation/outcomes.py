@@ -68,16 +68,38 @@ class Convergence:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One method on one backbone.
+class Counts:
+    """How far one method on one backbone has come.
 
     Args:
         backbone: its name.
         method: its name.
         answered: how many prompts it has answers for.
-        failed: prompts of the run that it has none for.
-        unscored: answers of which the judge's reply holds no score, by rubric.
-        unjudged: answers that the judge has not been heard on, by rubric.
+        failed: prompts whose last try gave none, by reason.
+        pending: prompts that the study has yet to ask.
+        unscored: answers of which the first judge gave no usable score, by rubric.
+        failed_scores: judgements of it whose last try failed, over all rubrics, by reason.
+        pending_scores: those that it has yet to be asked for, over all rubrics.
+    """
+
+    backbone: str
+    method: str
+    answered: int
+    failed: Mapping[str, int]
+    pending: int
+    unscored: Mapping[str, int]
+    failed_scores: Mapping[str, int]
+    pending_scores: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method on one backbone that has answers.
+
+    Args:
+        backbone: its name.
+        method: its name.
+        counts: how many answers and scores there are.
         means: of each metric that was scored or measured.
         categories: the same by metric and category of prompts.
         cost: of an answer.
@@ -86,10 +108,7 @@ class Outcome:
 
     backbone: str
     method: str
-    answered: int
-    failed: int
-    unscored: Mapping[str, int]
-    unjudged: Mapping[str, int]
+    counts: Counts
     means: Mapping[str, Estimate]
     categories: Mapping[str, Mapping[str, Estimate]]
     cost: Cost
@@ -123,8 +142,9 @@ class Comparison:
         judges: all of them, first the one whose scores are used; none in a run without scores.
         own: backbones that aren't commercial, in the config's order.
         commercial: those that are.
-        prompts: how many the run has answers to.
-        outcomes: by backbone and method, in the config's order.
+        prompts: how many the study asks.
+        counts: by backbone and method, in the config's order, with those that have no answers yet.
+        outcomes: of those with answers, in the same order.
         differences: Lance against each other method, by backbone, metric and method.
         ours: Lance's mean score by rubric over its own backbones, on the prompts scored on them all.
         agreement: of the judges, where there are several.
@@ -134,6 +154,7 @@ class Comparison:
     own: Sequence[str]
     commercial: Sequence[str]
     prompts: int
+    counts: Sequence[Counts]
     outcomes: Sequence[Outcome]
     differences: Sequence[Difference]
     ours: Mapping[str, Estimate]

@@ -87,7 +87,7 @@ def _samples(run: Run) -> list[dict]:
 
 
 def _trace(answer: Mapping, scores: list[dict], measures: Mapping | None) -> dict:
-    names = ("method", "backbone", "response", "calls", "tokens", "converged")
+    names = ("method", "backbone", "response", "chosen", "calls", "tokens", "converged")
     return {
         **{name: answer[name] for name in names},
         "seconds": round(answer["seconds"], 1),

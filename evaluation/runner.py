@@ -1,6 +1,6 @@
 """A study's three passes: the methods' answers, measures without a judge, scores. What is stored is not done again."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -21,13 +21,14 @@ from refinement.refusals import RefusalDetector
 MEASURE_BATCH = 64  # answers; a kill loses no more of the measures
 
 
-def collect_answers(study: Study, samples: Sequence[EvaluationPrompt], store: RunStore, models: Models) -> int:
-    """Store every method's answer on every backbone to each sample that has none; returns how many failed."""
-    return sum(
+def collect_answers(study: Study, samples: Sequence[EvaluationPrompt], store: RunStore, models: Models) -> Counter[str]:
+    """Store every method's answer on every backbone to each sample that has none; returns the reasons of failures."""
+    failures = (
         _collect(study, name, backbone, samples, store, models)
         for backbone in study.backbones
         for name in study.methods_of(backbone)
     )
+    return sum(failures, Counter[str]())
 
 
 def _collect(
@@ -37,21 +38,21 @@ def _collect(
     samples: Sequence[EvaluationPrompt],
     store: RunStore,
     models: Models,
-) -> int:
+) -> Counter[str]:
+    failures = Counter[str]()
     waiting = [place for place in range(len(samples)) if (name, backbone.name, place) not in store.answers]
     if not waiting:
-        return 0
+        return failures
     models.pool.keep_only({study.engine_of(name, backbone, role) for role in ("backbone", "refiner")})
     method = build_method(name, backbone, study, models)
-    failed = 0
     with track(f"{backbone.name}, {name}", len(waiting)) as task:
         for place, answer in method.answer([samples[sample].prompt for sample in waiting]):
             identity = {"method": name, "backbone": backbone.name, "sample": waiting[place]}
             sample = samples[waiting[place]]
             store.append({"kind": "answer", **identity, **sample._asdict(), **asdict(answer)})
-            failed += answer.error is not None
+            failures.update([answer.error] if answer.error is not None else [])
             task.advance()
-    return failed
+    return failures
 
 
 def take_measures(store: RunStore, models: Models):
@@ -75,8 +76,8 @@ def take_measures(store: RunStore, models: Models):
                 task.advance(len(group))
 
 
-def collect_scores(study: Study, store: RunStore, pool: EnginePool, judgements: Path) -> int:
-    """Store each judge's scores of each answer that lacks them, by the user's prompt; returns how many failed.
+def collect_scores(study: Study, store: RunStore, pool: EnginePool, judgements: Path) -> Counter[str]:
+    """Store each judge's scores of each answer that lacks them, by the user's prompt; returns the reasons of failures.
 
     Args:
         study: names the judges.
@@ -84,11 +85,11 @@ def collect_scores(study: Study, store: RunStore, pool: EnginePool, judgements: 
         pool: loads the judges.
         judgements: the folder that keeps their replies: two methods' equal answers are judged once.
     """
-    return sum(_judge(spelling, store, pool, judgements) for spelling in study.judges)
+    return sum((_judge(spelling, store, pool, judgements) for spelling in study.judges), Counter[str]())
 
 
-def _judge(spelling: str, store: RunStore, pool: EnginePool, judgements: Path) -> int:
-    rubrics = load_rubrics()
+def _judge(spelling: str, store: RunStore, pool: EnginePool, judgements: Path) -> Counter[str]:
+    failures, rubrics = Counter[str](), load_rubrics()
     items = [
         Item(**_identity(answer), rubric=rubric.name, prompt=answer["prompt"], response=answer["response"])
         for rubric in rubrics  # by rubric: their chats share their beginning
@@ -96,18 +97,17 @@ def _judge(spelling: str, store: RunStore, pool: EnginePool, judgements: Path) -
         if (*key, spelling, rubric.name) not in store.scores
     ]
     if not items:
-        return 0
+        return failures
     pool.keep_only({spelling})
     # A folder a judge: named again with another option it judges again, and tells how far it agrees with itself.
     folder = judgements / sha256(spelling.encode()).hexdigest()[:16]
     judge = Judge(CachedEngine(pool.get(spelling), folder), spelling, rubrics)
-    failed = 0
     with track(f"judge {spelling}", len(items)) as task:
         for score in judge.score(items):
             store.append({"kind": "score", **asdict(score)})
-            failed += score.error is not None
+            failures.update([score.error] if score.error is not None else [])
             task.advance()
-    return failed
+    return failures
 
 
 def _identity(answer: Mapping) -> dict:

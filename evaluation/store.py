@@ -11,7 +11,7 @@ from typing import Any
 
 from errors import UserError
 
-VERSION = 1
+VERSION = 2
 MANIFEST, RECORDS, LOCK = "manifest.json", "records.jsonl", "lock"
 
 _ANSWER_KEY = {"method": str, "backbone": str, "sample": int}
@@ -23,7 +23,6 @@ _KEYS: dict[str, dict[str, type]] = {
 _RECORD_START = b'{"kind": "'
 
 Key = tuple[str | int, ...]
-_Finished = dict[str, dict[Key, dict[str, Any]]]  # by kind, then key
 
 
 class StoreError(UserError):
@@ -39,12 +38,34 @@ class Run:
         answers: by method, backbone and sample.
         scores: by method, backbone, sample, judge and rubric; an unscored reply is among them.
         measures: by method, backbone and sample.
+        failed_answers: the error of each key whose last answer has one.
+        failed_scores: the same of the scores.
     """
 
     manifest: dict[str, Any]
     answers: dict[Key, dict[str, Any]]
     scores: dict[Key, dict[str, Any]]
     measures: dict[Key, dict[str, Any]]
+    failed_answers: dict[Key, str]
+    failed_scores: dict[Key, str]
+
+
+class _Records:
+    """What a run's lines come to: by kind and key the last record where it has no error, and else the error."""
+
+    def __init__(self) -> None:
+        self.finished: dict[str, dict[Key, dict[str, Any]]] = {kind: {} for kind in _KEYS}
+        self.failed: dict[str, dict[Key, str]] = {kind: {} for kind in _KEYS}
+
+    def take(self, record: dict[str, Any]):
+        """Let a record stand for its key, in the place of earlier ones."""
+        kind, key, error = record["kind"], _key(record), record.get("error")
+        self.finished[kind].pop(key, None)
+        self.failed[kind].pop(key, None)
+        if error is None:
+            self.finished[kind][key] = record
+        else:
+            self.failed[kind][key] = error
 
 
 class RunStore:
@@ -52,7 +73,7 @@ class RunStore:
 
     Args:
         folder: is made where there is none.
-        fixed: what may not change within a run, as JSON.
+        fixed: what may not change within a run, as JSON; objects in it may gain and lack members, and lists go on.
         session: of this opening, for the manifest, as JSON.
 
     Raises:
@@ -64,14 +85,14 @@ class RunStore:
             folder.mkdir(parents=True, exist_ok=True)
             opened.enter_context(_locked(folder))
             manifest = _continue_manifest(folder, fixed, session)
-            self._finished, end = _read_records(folder)
+            self._records, end = _read_records(folder)
             _write_manifest(folder, manifest)
             self._path = folder / RECORDS
             # Unbuffered: each record is one write, and a failed one leaves nothing behind to be written later.
             self._file = opened.enter_context(self._path.open("ab", buffering=0))
             self._file.truncate(end)  # cuts off what a killed process left of its last line
             self._opened = opened.pop_all()
-        self.answers, self.scores, self.measures = self._finished.values()
+        self.answers, self.scores, self.measures = (self._records.finished[kind] for kind in _KEYS)
 
     def __enter__(self) -> "RunStore":
         return self
@@ -100,7 +121,7 @@ class RunStore:
             except OSError:
                 self._file.truncate(end)
                 raise
-        _take(self._finished, json.loads(line))
+        self._records.take(json.loads(line))
 
 
 def read_run(folder: Path) -> Run:
@@ -112,8 +133,10 @@ def read_run(folder: Path) -> Run:
     with _told_of(folder):
         if not (folder / MANIFEST).exists():
             raise StoreError(f"{folder}: holds no run; `evaluate_lance.py compare` makes one.")
-        finished, _ = _read_records(folder)
-        return Run(_read_manifest(folder), *finished.values())
+        records, _ = _read_records(folder)
+        answers, scores, measures = (records.finished[kind] for kind in _KEYS)
+        failed = records.failed
+        return Run(_read_manifest(folder), answers, scores, measures, failed["answer"], failed["score"])
 
 
 @contextmanager
@@ -147,7 +170,7 @@ def _continue_manifest(folder: Path, fixed: dict[str, Any], session: dict[str, A
     """The folder's manifest, or a first one, with one more session."""
     if (folder / MANIFEST).exists():
         manifest = _read_manifest(folder)
-        _check_fixed(folder, manifest["fixed"], json.loads(json.dumps(fixed)))
+        manifest["fixed"] = _grown(folder, manifest["fixed"], json.loads(json.dumps(fixed)))
     elif (folder / RECORDS).exists():
         raise StoreError(f"{folder / RECORDS}: has no {MANIFEST} beside it, so it is no run's; name another folder.")
     else:
@@ -155,13 +178,24 @@ def _continue_manifest(folder: Path, fixed: dict[str, Any], session: dict[str, A
     return manifest | {"sessions": [*manifest["sessions"], session]}
 
 
-def _check_fixed(folder: Path, fixed: dict[str, Any], asked: dict[str, Any]):
-    for name in asked | fixed:
-        if fixed.get(name) != asked.get(name):
-            raise StoreError(
-                f"{folder}: this run was begun with {name} {fixed.get(name)!r}, not {asked.get(name)!r}; "
-                "go on with the former, or name another folder."
-            )
+def _grown(folder: Path, fixed: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What is fixed from now on."""
+    return {name: _merge(folder, name, fixed.get(name), asked.get(name)) for name in asked | fixed}
+
+
+def _merge(folder: Path, name: str, fixed: Any, asked: Any) -> Any:
+    match fixed, asked:
+        case dict(), dict():
+            shared = [key for key in fixed if key in asked]
+            return fixed | asked | {key: _merge(folder, f"{name}.{key}", fixed[key], asked[key]) for key in shared}
+        case list(), list() if asked[: len(fixed)] == fixed:
+            return asked
+    if fixed != asked:
+        raise StoreError(
+            f"{folder}: this run was begun with {name} {fixed!r}, not {asked!r}; "
+            "go on with the former, or use another --run_dir."
+        )
+    return fixed
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -171,10 +205,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         manifest = None
     match manifest:
-        case {"version": 1, "fixed": dict(), "sessions": [_, *_]}:
-            return manifest
         case {"version": int(version)} if version != VERSION:
             raise StoreError(f"{path}: of version {version}, which this code can't read; name another folder.")
+        case {"version": int(), "fixed": dict(), "sessions": [_, *_]}:
+            return manifest
     raise StoreError(f"{path}: is no manifest of a run; name another folder.")
 
 
@@ -185,21 +219,21 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]):
     os.replace(aside, folder / MANIFEST)
 
 
-def _read_records(folder: Path) -> tuple[_Finished, int]:
-    """The finished records, and where the last whole line ends, in bytes; nothing is changed."""
-    finished: _Finished = {kind: {} for kind in _KEYS}
+def _read_records(folder: Path) -> tuple[_Records, int]:
+    """The records, and where the last whole line ends, in bytes; nothing is changed."""
+    records = _Records()
     path, end = folder / RECORDS, 0
     if not path.exists():
-        return finished, end
+        return records, end
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.endswith(b"\n"):
-                _take(finished, _parse(path, number, line))
+                records.take(_parse(path, number, line))
                 end += len(line)
             # Only the beginning of a record can be a torn line; anything else is someone's text.
             elif not (line.startswith(_RECORD_START) or _RECORD_START.startswith(line)):
                 raise _foreign(path, number)
-    return finished, end
+    return records, end
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -227,11 +261,3 @@ def _key(record: Any) -> Key:
             if [type(part) for part in key] == list(_KEYS[kind].values()):
                 return key
     raise ValueError(f"not a record: {str(record)[:100]!r}.")
-
-
-def _take(finished: _Finished, record: dict[str, Any]):
-    """Let a record stand for its key: one with an error leaves the key unfinished."""
-    of_kind, key = finished[record["kind"]], _key(record)
-    of_kind.pop(key, None)
-    if record.get("error") is None:
-        of_kind[key] = record

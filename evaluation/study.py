@@ -1,6 +1,8 @@
 """A study: which methods on which backbones, judged by whom; read from a YAML file."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,17 @@ class Study:
             raise StudyError("max_steps and seed: must be at least 0.")
         if not 0 < self.risk_threshold < 1:
             raise StudyError(f"risk_threshold: must lie between 0 and 1, got {self.risk_threshold}.")
+        if not (isfinite(self.repe_coefficient) and self.repe_coefficient >= 0):
+            raise StudyError(f"repe_coefficient: must be finite and at least 0, got {self.repe_coefficient}.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Study":
+        """The study that [`as_config`] made the config of, also by way of JSON."""
+        values = dict(config)
+        values["backbones"] = tuple(Backbone(**backbone) for backbone in config["backbones"])
+        values["methods"], values["judges"] = tuple(config["methods"]), tuple(config["judges"])
+        values["prices"] = {engine: tuple(price) for engine, price in config["prices"].items()}
+        return cls(**values)
 
     def methods_of(self, backbone: Backbone) -> list[str]:
         """The methods that this backbone takes part in."""
@@ -121,9 +134,16 @@ class Study:
         return asdict(self)
 
     def fixed(self) -> dict[str, Any]:
-        """What may not change within a run; methods, backbones and judges may be added."""
+        """What may not change within a run; methods, backbones and, behind the others, judges may be added."""
         names = ("prompt_count", "seed", "max_new_tokens", "max_steps", "risk_threshold", "candidates")
-        return {name: getattr(self, name) for name in (*names, "refiner", "coarse_refiner", "repe_coefficient")}
+        values = {name: getattr(self, name) for name in (*names, "refiner", "coarse_refiner", "repe_coefficient")}
+        engines = {
+            backbone.name: {
+                method: self.engine_of(method, backbone, "backbone") for method in self.methods_of(backbone)
+            }
+            for backbone in self.backbones
+        }
+        return values | {"engines": engines, "judges": list(self.judges)}
 
 
 def load_study(path: Path, **overrides: Any) -> Study:

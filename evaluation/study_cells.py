@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from evaluation.formats import Cell, Figure
-from evaluation.outcomes import RUBRICS, Comparison, Outcome
+from evaluation.outcomes import RUBRICS, Comparison, Counts, Outcome
 from evaluation.statistics import Estimate
 
 METHOD_NAMES = {
@@ -44,9 +44,9 @@ def judged_note(comparison: Comparison) -> str:
     return f"Judge: {comparison.judges[0]}; scores from 1 to 10." if comparison.judges else "There are no scores."
 
 
-def identity(outcome: Outcome) -> list[Cell]:
+def identity(row: Outcome | Counts) -> list[Cell]:
     """Backbone and method."""
-    return [outcome.backbone, METHOD_NAMES[outcome.method]]
+    return [row.backbone, METHOD_NAMES[row.method]]
 
 
 def cell(metric: str, mean: Estimate | None, sign: str = "") -> Cell:

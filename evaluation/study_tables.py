@@ -94,8 +94,8 @@ def _methods_table(
                         *(backbone, METHOD_NAMES[method]),
                         *scores(means, paper.get(method)),
                         cell("rigid_refusal", means.get("rigid_refusal")),
-                        outcome.answered if outcome else None,
-                        sum(outcome.unscored.values()) if outcome else None,
+                        outcome.counts.answered if outcome else None,
+                        sum(outcome.counts.unscored.values()) if outcome else None,
                     ]
                 )
     note = f"{INTERVALS} Unscored: judgements without a usable score; they count in no mean. {judged_note(comparison)}"

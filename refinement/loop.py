@@ -190,6 +190,7 @@ def _answer(
             verdict.truncated_tokens,
             JUDGED_ALONE.format(what=fault) if fault else None,
             fault is not None,
+            answers[index].finish_reason,
         )
         if fault and step.is_safe:
             step = _ask_again(step, fault, row.refinement.steps, parameters)

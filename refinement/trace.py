@@ -33,6 +33,7 @@ class Step:
         truncated_tokens: how much of the pair the detector could not read.
         note: what went wrong with x^t or r^t, if anything.
         refused: whether r^t is a rigid refusal or empty; d^t is then the risk of x^t alone.
+        finish_reason: of r^t, as in [`Completion`].
     """
 
     prompt: str
@@ -45,6 +46,7 @@ class Step:
     truncated_tokens: int
     note: str | None = None
     refused: bool = False
+    finish_reason: str | None = None
 
     @property
     def max_risk(self) -> float:

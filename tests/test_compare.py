@@ -60,6 +60,10 @@ def test_every_method_answers_every_prompt_once_and_all_is_measured_and_judged(r
     assert run.answers.keys() == {(method, "Tiny", sample) for method in METHODS for sample in range(2)}
     assert run.measures.keys() == run.answers.keys()
     assert len(run.scores) == len(run.answers) * len(RUBRICS)
+    ends = {key[0]: {step["finish_reason"] for step in answer["steps"]} for key, answer in run.answers.items()}
+    told = METHODS[:5] + ("lance-nf",)
+    assert all(ends[method] <= {"stop", "length"} for method in told)
+    assert {score["finish_reason"] for score in run.scores.values()} <= {"stop", "length"}
     (session,) = run.manifest["sessions"]
     assert session["config"]["backbones"][0]["name"] == "Tiny"
     assert run.answers["vanilla", "Tiny", 0]["response"] == run.answers["instruct", "Tiny", 0]["response"]
@@ -79,6 +83,31 @@ def test_what_a_run_was_begun_with_can_not_change(run_dir, study, tiny_detector)
     assert refused.returncode == 2
     assert "prompt_count" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_no_engine_of_a_run_can_change(run_dir, study, tiny_detector, tmp_path):
+    content = yaml.safe_load(study.read_text(encoding="utf-8"))
+    engine = content["backbones"][0]["engine"]
+    content["backbones"][0]["engine"] = f"{engine}?dtype=float64"
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    before = (run_dir / "records.jsonl").read_bytes()
+    refused = evaluate_lance("compare", "--config", path, "--run_dir", run_dir, "--detector", tiny_detector)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert f"begun with engines.Tiny.vanilla {engine!r}, not '{engine}?dtype=float64'" in refused.stderr
+    assert "use another --run_dir" in refused.stderr
+    assert (run_dir / "records.jsonl").read_bytes() == before
+
+
+def test_a_missing_key_stops_a_run_before_anything_is_generated(study, tmp_path, tiny_detector):
+    content = yaml.safe_load(study.read_text(encoding="utf-8"))
+    content["judges"] = ["openai:judge@http://127.0.0.1:9/v1?key_variable=KEY_THAT_IS_NOT_SET"]
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    refused = evaluate_lance("compare", "--config", path, "--run_dir", tmp_path / "run", "--detector", tiny_detector)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "KEY_THAT_IS_NOT_SET is not set" in refused.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_report_is_written_in_all_its_forms(run_dir):
@@ -137,11 +166,15 @@ def test_what_the_judge_did_not_answer_is_asked_again_and_nothing_else(study, tm
         options = ("compare", "--config", path, "--run_dir", tmp_path / "run", "--detector", tiny_detector)
         first = evaluate_lance(*options)
         assert first.returncode == 4, first.stderr
-        assert "2 scores failed; run it again" in first.stderr.splitlines()[-1]
+        last = first.stderr.splitlines()[-1]
+        assert "2 scores failed; run it again" in last
+        assert "The commonest reason: no answer from the judge: Error code: 500" in last
         down, asked = False, len(server.asked)
         assert evaluate_lance(*options).returncode == 0
         assert len(server.asked) - asked == 2
-    assert {score["score"] for score in read_run(tmp_path / "run").scores.values()} == {7}
+    run = read_run(tmp_path / "run")
+    assert {score["score"] for score in run.scores.values()} == {7}
+    assert run.failed_scores == {}
 
 
 def test_equal_answers_of_two_methods_are_judged_once(study, tmp_path, tiny_detector):

@@ -16,6 +16,7 @@ class TraceStep:
         effort: the effort of each category above τ.
         gradient: the feedback for the next step: a textual gradient, a critique.
         note: what went wrong in making this step or its feedback, if anything.
+        finish_reason: of the response, as in [`Completion`]; `None` where the method isn't told.
     """
 
     prompt: str
@@ -24,6 +25,7 @@ class TraceStep:
     effort: Mapping[str, str] | None = None
     gradient: str | None = None
     note: str | None = None
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Answer:
     Args:
         response: the final answer; `None` after an error.
         steps: how it came about, the first step first.
+        chosen: the place of the step that gave the response; `None` where none did: the reply that stands in for an
+            unsafe answer, or an error.
         calls: model calls that were answered, by role ("backbone", "refiner").
         tokens: read and written in them ("prompt", "completion").
         seconds: from the prompt's first call until its answer.
@@ -42,6 +46,7 @@ class Answer:
 
     response: str | None
     steps: Sequence[TraceStep] = ()
+    chosen: int | None = None
     calls: Mapping[str, int] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0

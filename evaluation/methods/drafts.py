@@ -37,10 +37,17 @@ class Draft:
 
     def finish(self, converged: bool | None = None) -> tuple[int, Answer]:
         """Its place, and the last step's response as its answer."""
-        response = None if self.error else self.steps[-1].response
-        converged = None if self.error else converged
-        seconds = perf_counter() - self.started
-        return self.place, Answer(response, self.steps, self.calls, self.tokens, seconds, converged, self.error)
+        chosen = None if self.error else len(self.steps) - 1
+        return self.place, Answer(
+            response=None if chosen is None else self.steps[chosen].response,
+            steps=self.steps,
+            chosen=chosen,
+            calls=self.calls,
+            tokens=self.tokens,
+            seconds=perf_counter() - self.started,
+            converged=None if self.error else converged,
+            error=self.error,
+        )
 
 
 def start_batches(prompts: Sequence[str], batch_size: int) -> Iterator[list[Draft]]:
@@ -93,7 +100,7 @@ def answer_once(
     """
     for drafts in start_batches(prompts, engine.batch_size):
         for draft, reply in ask(engine, drafts, lambda draft: as_chat(draft.prompt), sampling):
-            draft.steps.append(TraceStep(draft.prompt, reply.text))
+            draft.steps.append(TraceStep(draft.prompt, reply.text, finish_reason=reply.finish_reason))
         yield from [draft.finish() for draft in drafts]
 
 

@@ -8,7 +8,7 @@ from evaluation.methods.base import Answer, TraceStep
 from generation.base import TextGenerator
 from refinement.loop import Detector, RefinementParameters, RefusalFinder, refine
 from refinement.similarity import Embedder
-from refinement.trace import Refinement
+from refinement.trace import Refinement, Step
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Lance:
     def answer(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """See [`Method.answer`]."""
         for place, refinement in self.refine(prompts):
-            yield place, as_answer(refinement, refinement.response)
+            yield place, as_answer(refinement, refinement.best if refinement.converged else None)
 
     def refine(self, prompts: Sequence[str]) -> Iterator[tuple[int, Refinement]]:
         """What the loop makes of each prompt."""
@@ -49,20 +49,24 @@ class Lance:
         return refine(prompts, self.backbone, self.refiner, self.detector, self.embedder, parameters, self.refusals)
 
 
-def as_answer(refinement: Refinement, response: str | None) -> Answer:
+def as_answer(refinement: Refinement, chosen: Step | None) -> Answer:
     """A refinement as a method's answer.
 
     Args:
         refinement: what came of a prompt.
-        response: what is given to the user.
+        chosen: the step whose answer is given to the user; without one it is the constructive reply.
     """
     failed = refinement.error is not None
+    response = chosen.response if chosen else refinement.response
     return Answer(
         response=None if failed else response,
         steps=[
-            TraceStep(step.prompt, step.response, step.risk, step.effort, step.gradient or None, step.note)
+            TraceStep(
+                step.prompt, step.response, step.risk, step.effort, step.gradient or None, step.note, step.finish_reason
+            )
             for step in refinement.steps
         ],
+        chosen=refinement.steps.index(chosen) if chosen and not failed else None,
         calls={"backbone": refinement.calls["target"], "refiner": refinement.calls["refiner"]},
         tokens=refinement.tokens,
         seconds=refinement.seconds,

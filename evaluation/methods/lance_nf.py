@@ -49,7 +49,8 @@ class LanceNf:
         _rewrite(rewritings, self.refiner, self.rewrite, self.max_steps)
         replies = ask(self.backbone, drafts, lambda draft: plain_chat(rewritings[draft].prompt), self.sampling)
         for draft, reply in replies:
-            draft.steps.append(TraceStep(rewritings[draft].prompt, reply.text, note=rewritings[draft].note))
+            prompt, note = rewritings[draft].prompt, rewritings[draft].note
+            draft.steps.append(TraceStep(prompt, reply.text, note=note, finish_reason=reply.finish_reason))
         return [draft.finish(converged=rewriting.settled) for draft, rewriting in rewritings.items()]
 
 

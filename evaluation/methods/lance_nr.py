@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from evaluation.methods.base import Answer
 from evaluation.methods.lance import Lance, as_answer
-from refinement.trace import Refinement
 
 
 class LanceNr(Lance):
@@ -23,8 +22,4 @@ class LanceNr(Lance):
         """See [`Method.answer`]."""
         unrefined = replace(self, parameters=replace(self.parameters, max_steps=0))
         for place, refinement in unrefined.refine(prompts):
-            yield place, as_answer(refinement, _own_response(refinement))
-
-
-def _own_response(refinement: Refinement) -> str | None:
-    return refinement.steps[0].response if refinement.steps else None
+            yield place, as_answer(refinement, refinement.steps[0] if refinement.steps else None)

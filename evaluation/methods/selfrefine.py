@@ -58,7 +58,7 @@ class SelfRefine:
     def _extend(self, drafts: Sequence[Draft], as_chat):
         """Another answer of each."""
         for draft, reply in ask(self.backbone, drafts, as_chat, self.sampling):
-            draft.steps.append(TraceStep(draft.prompt, reply.text))
+            draft.steps.append(TraceStep(draft.prompt, reply.text, finish_reason=reply.finish_reason))
 
     def _criticise(self, drafts: Sequence[Draft]):
         """The critique of each one's last answer."""

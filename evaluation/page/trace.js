@@ -15,7 +15,7 @@ function sampleView({ sample, matching }, pattern) {
 
 function card(sample, trace, open, pattern) {
   const unscored = trace.scores.filter((score) => score.score === null);
-  const fromStep = !trace.steps.length || trace.steps.some((step) => step.response === trace.response);
+  const fromStep = !trace.steps.length || trace.chosen !== null;
   return element(
     "details",
     { className: "card", open },
@@ -105,7 +105,7 @@ function stepsView(trace, pattern) {
 function stepView(step, place, trace, pattern) {
   const before = trace.steps[place - 1];
   const promptName = !before ? "Prompt" : before.prompt === step.prompt ? "The prompt as before" : "Rewritten prompt";
-  const isGiven = step.response === trace.response;
+  const isGiven = place === trace.chosen;
   return element(
     "section",
     { className: "step" },

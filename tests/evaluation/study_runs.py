@@ -1,22 +1,30 @@
-"""Runs with known scores, built in memory."""
+"""Runs with known figures, built in memory."""
 
-from evaluation.store import Run
+from evaluation.store import VERSION, Run
+from evaluation.study import METHODS, Backbone, Study
 
 JUDGE, SECOND = "openai:first-judge", "openai:second-judge"
 RUBRICS = ("safety", "helpfulness", "naturalness")
 UNSCORED = "unscored"  # a judge's reply without a score
 THEFT, VIOLENCE = "theft", "violence"
+KEY = ("method", "backbone", "sample")
 
 
 def backbone(name, commercial=False):
-    return {"name": name, "engine": "embedded", "instruct": None, "repe": None, "commercial": commercial}
+    return Backbone(name, "embedded", instruct="embedded", commercial=commercial)
 
 
 A = backbone("A")
 
 
-def answer(method, sample, name="A", **fields):
-    return {
+def step(prompt, response, **fields):
+    judged = {"risk": None, "effort": None, "gradient": None, "note": None, "finish_reason": "stop"}
+    return {"prompt": prompt, "response": response} | judged | fields
+
+
+def answer(method="vanilla", sample=0, name="A", **fields):
+    """A record whose answer is its last step's, unless `fields` say otherwise."""
+    record = {
         "kind": "answer",
         "method": method,
         "backbone": name,
@@ -24,38 +32,62 @@ def answer(method, sample, name="A", **fields):
         "prompt": f"Question {sample}?",
         "category": THEFT if sample % 2 else VIOLENCE,
         "response": "A short answer.",
-        "steps": [{"prompt": f"Question {sample}?", "response": "A short answer."}],
         "calls": {"backbone": 1},
         "tokens": {"prompt": 10, "completion": 20},
         "seconds": 2.0,
         "converged": None,
         "error": None,
     } | fields
+    steps = record.get("steps", [step(record["prompt"], record["response"])])
+    return {"steps": steps, "chosen": len(steps) - 1} | record
 
 
-def score(of, rubric, value, judge=JUDGE):
-    names = {name: of[name] for name in ("method", "backbone", "sample")}
-    return names | {"judge": judge, "rubric": rubric, "score": None if value == UNSCORED else value, "error": None}
+def score(of, rubric, value, judge=JUDGE, reason=None, raw=""):
+    identity = {"kind": "score"} | {name: of[name] for name in KEY} | {"judge": judge, "rubric": rubric}
+    return identity | {"score": None if value == UNSCORED else value, "reason": reason, "raw": raw, "error": None}
 
 
 def measure(of, **figures):
-    names = {name: of[name] for name in ("method", "backbone", "sample")}
+    identity = {"kind": "measure"} | {name: of[name] for name in KEY}
     defaults = {"detector_risk": 0.5, "independent_risk": 0.5, "answer_similarity": 0.5, "rigid_refusal": False}
-    return names | defaults | figures
+    return identity | defaults | figures
 
 
-def run_of(answers, scores=(), measures=(), backbones=(A,), judges=(JUDGE,)):
-    config = {"backbones": list(backbones), "judges": list(judges)}
+def manifest_of(study, **fixed):
+    return {"version": VERSION, "fixed": fixed, "sessions": [{"config": study.as_config()}]}
+
+
+def run_of(
+    answers,
+    scores=(),
+    measures=(),
+    backbones=(A,),
+    judges=(JUDGE,),
+    failed_answers=None,
+    failed_scores=None,
+    prompt_count=None,
+    **fixed,
+):
+    """A run of a study of the methods and as many prompts as there are answers to, unless told otherwise."""
+    answers = list(answers)
+    methods = {answer["method"] for answer in answers}
+    study = Study(
+        tuple(backbones),
+        methods=tuple(method for method in METHODS if method in methods),
+        judges=tuple(judges),
+        prompt_count=prompt_count or len({answer["sample"] for answer in answers}) or 1,
+    )
 
     def by(names, records):
         return {tuple(record[name] for name in names): record for record in records}
 
-    key = ("method", "backbone", "sample")
     return Run(
-        {"version": 1, "fixed": {}, "sessions": [{"config": config}]},
-        by(key, answers),
-        by((*key, "judge", "rubric"), scores),
-        by(key, measures),
+        manifest_of(study, **fixed),
+        by(KEY, answers),
+        by((*KEY, "judge", "rubric"), scores),
+        by(KEY, measures),
+        failed_answers or {},
+        failed_scores or {},
     )
 
 

@@ -78,27 +78,52 @@ def test_an_unscored_reply_is_counted_and_never_a_score():
     run = scored_run({("A", "vanilla"): [2, UNSCORED, 6, UNSCORED]})
     outcome = outcome_of(run)
     assert (outcome.means["safety"].value, outcome.means["safety"].n) == (4, 2)
-    assert (outcome.unscored["safety"], outcome.unjudged["safety"], outcome.answered) == (2, 0, 4)
+    counts = outcome.counts
+    assert (counts.unscored["safety"], counts.pending_scores, counts.answered) == (2, 0, 4)
 
 
-def test_what_the_judge_has_not_seen_is_counted_apart():
+def test_what_the_judge_has_not_seen_is_counted_apart_from_what_failed():
     of = [answer("vanilla", sample) for sample in range(3)]
-    outcome = outcome_of(run_of(of, [score(of[0], "safety", 4)]))
-    assert outcome.unjudged == {"safety": 2, "helpfulness": 3, "naturalness": 3}
-    assert outcome.unscored == dict.fromkeys(RUBRICS, 0)
+    failed = {("vanilla", "A", 1, JUDGE, "safety"): "gone", ("vanilla", "A", 1, SECOND, "safety"): "not the first's"}
+    counts = outcome_of(run_of(of, [score(of[0], "safety", 4)], failed_scores=failed)).counts
+    assert (counts.failed_scores, counts.pending_scores) == ({"gone": 1}, 7)
+    assert counts.unscored == dict.fromkeys(RUBRICS, 0)
 
 
 def test_without_a_judge_nothing_waits_for_one():
-    assert outcome_of(run_of([answer("vanilla", 0)], judges=())).unjudged == dict.fromkeys(RUBRICS, 0)
+    assert outcome_of(run_of([answer("vanilla", 0)], judges=())).counts.pending_scores == 0
 
 
-def test_a_prompt_without_an_answer_failed_for_that_method_alone():
-    run = scored_run({("A", "vanilla"): [2, None, 6], ("A", "lance"): [8, 8, 8]})
+def test_prompts_that_failed_are_counted_by_reason_and_apart_from_those_not_asked_yet():
+    columns = {("A", "vanilla"): [2, None, 6, None, None], ("A", "lance"): [8, 8, 8, 8, 8]}
+    reasons = {1: "backbone: gone", 3: "backbone: gone", 4: "backbone: too long"}
+    failed = {("vanilla", "A", sample): reason for sample, reason in reasons.items()}
+    comparison = compare(scored_run(columns, failed_answers=failed, prompt_count=7))
+    assert comparison.prompts == 7
+    vanilla, lance = comparison.counts
+    assert (vanilla.method, vanilla.answered, vanilla.pending) == ("vanilla", 2, 2)
+    assert vanilla.failed == {"backbone: gone": 2, "backbone: too long": 1}
+    assert (lance.method, lance.answered, lance.failed, lance.pending) == ("lance", 5, {}, 2)
+    assert comparison.of("A")["vanilla"].means["safety"].value == 4
+
+
+def test_a_method_that_has_no_answer_yet_is_counted_and_has_no_outcome():
+    columns = {("A", "vanilla"): [2, 4], ("B", "lance"): [8, None]}
+    failed = {("lance", "A", 0): "refiner: gone"}
+    run = scored_run(columns, backbones=(backbone("A"), backbone("B")), failed_answers=failed)
     comparison = compare(run)
-    assert comparison.prompts == 3
-    vanilla, lance = (comparison.of("A")[method] for method in ("vanilla", "lance"))
-    assert (vanilla.answered, vanilla.failed, vanilla.means["safety"].value) == (2, 1, 4)
-    assert (lance.answered, lance.failed) == (3, 0)
+    assert [(row.backbone, row.method, len(row.failed), row.pending) for row in comparison.counts] == [
+        ("A", "vanilla", 0, 0),
+        ("A", "lance", 1, 1),
+        ("B", "vanilla", 0, 2),
+        ("B", "lance", 0, 1),
+    ]
+    assert [(row.backbone, row.method) for row in comparison.outcomes] == [("A", "vanilla"), ("B", "lance")]
+
+
+def test_what_has_left_the_study_waits_for_nothing():
+    run = scored_run({("A", "vanilla"): [2, 4], ("Old", "vanilla"): [3, None]})
+    assert [(row.backbone, row.answered, row.pending) for row in compare(run).counts] == [("A", 2, 0), ("Old", 1, 0)]
 
 
 def test_categories_have_means_of_their_own():

@@ -27,6 +27,8 @@ from tests.generation.faulty_server import (
     PATIENCE,
     FaultyServer,
     answer,
+    body,
+    completion,
     failure,
     garbage,
     half_a_body,
@@ -190,8 +192,9 @@ NO_OBJECT = "the reply is not a JSON object"
 NOT_ONE = 'the reply does not hold exactly one "score"'
 NOT_ALL = 'the reply does not hold a "reason" and a "score" and no more'
 NO_NUMBER = "the score is not a whole number from 1 to 10"
+EMPTY = "the reply is empty"
 UNSCORED = {
-    "": NO_JSON,
+    "": EMPTY,
     "10": NO_OBJECT,
     "null": NO_OBJECT,
     f"[{PERFECT}]": NO_OBJECT,
@@ -274,6 +277,7 @@ def test_a_score_carries_its_item_the_judge_the_version_and_the_hash_of_what_was
         "score": 8,
         "reason": None,
         "raw": verdict(8),
+        "finish_reason": "stop",
         "error": None,
     }
 
@@ -293,6 +297,7 @@ def test_an_unscored_reply_is_kept_as_it_was_with_its_reason():
 def test_an_unscored_reply_that_the_limit_cut_off_says_so():
     (score,) = judge(Engine(lambda sample: '{"reason": "It goes', finish_reason="length")).score([item(1)])
     assert score.reason == f"{NO_JSON} (cut off by the limit of tokens)"
+    assert score.finish_reason == "length"
 
 
 def test_a_failure_is_an_error_of_its_own_item_and_no_unscored_reply():
@@ -423,6 +428,49 @@ def test_a_reply_that_is_no_verdict_is_unscored_and_not_asked_again():
     unscored = [score for score in finished.values() if score.score is None]
     assert [(score.sample, score.reason, score.raw) for score in unscored] == [(2, NO_JSON, "Lovely!")] * 2
     assert len(server.asked) == len(ITEMS)
+
+
+REFUSALS = {
+    "a filter of the request": failure(
+        400, "The response was filtered due to the prompt triggering the content management policy.", code="x"
+    ),
+    "a filter's name": failure(400, "content_filter: the request was rejected"),
+    "a risk": failure(400, "Content Exists Risk"),
+    "a high risk": failure(400, "The request was rejected because it was considered high risk"),
+    "an inspection": failure(400, "<400> Input data may contain inappropriate content."),
+    "a policy": failure(422, "Your prompt was flagged as potentially violating our usage policy."),
+    "a reply held back": body(completion("", finish_reason="content_filter")),
+    "a reply of nothing": body(completion(None, finish_reason="content_filter")),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_a_text_that_the_server_refuses_is_unscored_with_the_reason_and_not_asked_again(refusal):
+    finished = {}
+    with FaultyServer(lambda asked: refusal if asked_sample(asked) == 2 else grade(asked)) as server:
+        run(server_engine(server), ITEMS, finished)
+        assert run(server_engine(server), ITEMS, finished) == []
+    assert len(server.asked) == len(ITEMS) == len(finished)
+    unscored = [score for score in finished.values() if score.score is None]
+    assert [(score.sample, score.rubric) for score in unscored] == [(2, "safety"), (2, "naturalness")]
+    filtered = refusal.status == 200
+    for score in unscored:
+        assert (score.reason == EMPTY) if filtered else score.reason.startswith("the judge's server refuses the text: ")
+        assert score.raw == ("" if filtered else None)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        failure(400, "Invalid content type."),
+        failure(401, "Your account violated our usage policies."),
+        failure(404, "No content_filter of that name."),
+    ],
+)
+def test_a_fault_of_the_account_or_of_the_request_s_form_is_no_refusal_of_the_text(fault):
+    with FaultyServer(lambda asked: fault) as server:
+        scores = run(server_engine(server), ITEMS[:2], {})
+    assert all(score.error and score.reason is None for score in scores)
 
 
 def test_a_server_that_takes_no_schema_is_asked_without_one():

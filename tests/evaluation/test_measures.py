@@ -7,9 +7,9 @@ import torch
 from evaluation.measures import final_pair, measure
 
 
-def record(response, *steps, prompt="asked"):
+def record(response, *steps, chosen=-1, prompt="asked"):
     steps = [{"prompt": step_prompt, "response": step_response} for step_prompt, step_response in steps]
-    return {"prompt": prompt, "response": response, "steps": steps}
+    return {"prompt": prompt, "response": response, "steps": steps, "chosen": chosen}
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,14 @@ def record(response, *steps, prompt="asked"):
         (record("one", ("asked", "one")), ("asked", "one")),
         (record("two", ("asked", "one"), ("rewritten", "two")), ("rewritten", "two")),
         # The best step isn't always the last one.
-        (record("one", ("asked", "zero"), ("first", "one"), ("second", "two")), ("first", "one")),
+        (record("one", ("asked", "zero"), ("first", "one"), ("second", "two"), chosen=1), ("first", "one")),
+        # Two prompts may have got the same answer.
+        (record("one", ("asked", "one"), ("first", "one"), ("second", "one"), chosen=1), ("first", "one")),
         # A constructive reply comes from no step.
-        (record("Let me help otherwise.", ("asked", "one"), ("first", "two")), ("asked", "Let me help otherwise.")),
+        (
+            record("Let me help otherwise.", ("asked", "one"), ("first", "Let me help otherwise."), chosen=None),
+            ("asked", "Let me help otherwise."),
+        ),
         # SelfRefine's steps put the same question.
         (record("better", ("asked", "worse"), ("asked", "better")), ("asked", "better")),
     ],

@@ -1,6 +1,5 @@
 import base64
 import hashlib
-import random
 import re
 import shutil
 
@@ -13,12 +12,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from configuration_lance import BEAVERTAILS_CATEGORIES
 from evaluation.page import write_page
-from evaluation.store import Run
 from evaluation.study import METHODS
-from refinement.gradient import textual_gradient
+from tests.evaluation import study_runs
+from tests.evaluation.study_runs import JUDGE, answer, measure, score, step
 
 PRIVACY, SELF_HARM = "privacy_violation", "self_harm"
-JUDGE = "openai:some-judge@https://judge.example/v1"
 FLAGS = (
     *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
     *("disable-component-update", "disable-sync", "window-size=1280,800"),
@@ -37,52 +35,11 @@ HOSTILE = {
 }
 
 
-def step(prompt, response, **fields):
-    return {
-        "prompt": prompt,
-        "response": response,
-        "risk": None,
-        "effort": None,
-        "gradient": None,
-        "note": None,
-    } | fields
-
-
-def answer(method="vanilla", sample=0, backbone="Model", **fields):
-    record = {
-        "kind": "answer",
-        "method": method,
-        "backbone": backbone,
-        "sample": sample,
-        "prompt": f"Question {sample}?",
-        "category": PRIVACY,
-        "response": "An answer.",
-        "calls": {"backbone": 1},
-        "tokens": {"prompt": 12, "completion": 1500},
-        "seconds": 1.234,
-        "converged": None,
-        "error": None,
-    } | fields
-    return {"steps": [step(record["prompt"], record["response"])]} | record
-
-
-def score(of, rubric, value, reason=None, raw="", judge=JUDGE):
-    return of | {"kind": "score", "judge": judge, "rubric": rubric, "score": value, "reason": reason, "raw": raw}
-
-
-def measure(of, **fields):
-    figures = {"detector_risk": 0.123, "independent_risk": 0.2, "answer_similarity": -0.5, "rigid_refusal": True}
-    return of | {"kind": "measure"} | figures | fields
-
-
 def run_of(answers, scores=(), measures=(), **fixed):
-    def by(names, records):
-        return {tuple(record[name] for name in names): record for record in records}
-
-    key = ("method", "backbone", "sample")
-    config = {"backbones": [{"name": name} for name in dict.fromkeys(record["backbone"] for record in answers)]}
-    manifest = {"version": 1, "fixed": fixed, "sessions": [{"config": config}]}
-    return Run(manifest, by(key, answers), by((*key, "judge", "rubric"), scores), by(key, measures))
+    """A run whose backbones are those of its answers."""
+    names = dict.fromkeys(record["backbone"] for record in answers)
+    backbones = [study_runs.backbone(name) for name in names] or [study_runs.A]
+    return study_runs.run_of(answers, scores, measures, backbones=backbones, **fixed)
 
 
 class Page:
@@ -173,9 +130,12 @@ def small_run():
     answers[0] |= {
         "converged": True,
         "steps": [step("Question 0?", "Figs."), step("Rewritten: dates?", texts["lance"][0])],
+        "chosen": 1,
     }
     answers[1] |= {"converged": False}
-    scores = [score(each, "safety", 7) for each in answers[:-1]] + [score(answers[-1], "safety", None, "no JSON")]
+    scores = [score(each, "safety", 7) for each in answers[:-1]] + [
+        score(answers[-1], "safety", None, reason="no JSON")
+    ]
     return run_of(answers, scores)
 
 
@@ -280,6 +240,8 @@ def trace_with_steps():
         response="The second answer.",
         converged=True,
         calls={"backbone": 2, "refiner": 1},
+        tokens={"prompt": 12, "completion": 1500},
+        seconds=1.234,
         steps=[
             step("Question 0?", "The first answer.", risk=first, effort=effort, gradient="Towards help."),
             step("A milder question?", "The second answer.", risk=risk, effort={}, note="drawn twice"),
@@ -335,8 +297,16 @@ def test_steps_stay_open_from_sample_to_sample(show):
     assert page.texts(".steps[open] > summary")
 
 
+def test_of_steps_with_equal_answers_the_chosen_one_is_marked(show):
+    steps = [step(f"Question {place}?", "Bread.") for place in range(3)]
+    page = show(run_of([answer("lance", response="Bread.", steps=steps, chosen=1)]), "#sample=0")
+    page.find(".steps > summary").click()
+    assert page.texts(".step h5") == ["Step 0", "Step 1\nthe answer given", "Step 2"]
+
+
 def test_says_that_an_answer_comes_from_no_step(show):
-    page = show(run_of([trace_with_steps() | {"response": "A constructive reply.", "converged": False}]), "#sample=0")
+    replaced = {"response": "A constructive reply.", "chosen": None, "converged": False}
+    page = show(run_of([trace_with_steps() | replaced]), "#sample=0")
     assert "From none of the steps: the method’s own reply in their place." in page.texts(".card > .aside")
     assert page.texts(".badge") == ["not converged"]
 
@@ -345,10 +315,11 @@ def test_scores_stand_by_judge_and_rubric_with_an_unscored_ones_reason(show):
     given = answer()
     scores = [
         score(given, "safety", 9),
-        score(given, "helpfulness", None, "the score is 11, not one of 1 to 10", "I'd say eleven."),
+        score(given, "helpfulness", None, reason="the score is 11, not one of 1 to 10", raw="I'd say eleven."),
         score(given, "safety", 4, judge="another"),
     ]
-    page = show(run_of([given], scores, [measure(given)]), "#sample=0")
+    figures = {"detector_risk": 0.123, "independent_risk": 0.2, "answer_similarity": -0.5, "rigid_refusal": True}
+    page = show(run_of([given], scores, [measure(given, **figures)]), "#sample=0")
     assert page.texts(".figures section") == [
         f"Judge {JUDGE}\nSafety\n9\nHelpfulness\nunscored\nNaturalness\nnot judged",
         "Judge another\nSafety\n4\nHelpfulness\nnot judged\nNaturalness\nnot judged",
@@ -379,8 +350,9 @@ def test_hostile_text_stays_text(show, text):
         category=text,
         response=text,
         steps=[step(text, text, gradient=text, note=text), step("A rewrite.", text)],
+        chosen=0,
     )
-    page = show(run_of([traced], [score(traced, "safety", None, text, text, judge=text)]), "#sample=0")
+    page = show(run_of([traced], [score(traced, "safety", None, text, reason=text, raw=text)]), "#sample=0")
     assert page.contents("#sample .text") == [text] * 6 + ["A rewrite.", text]
     assert page.contents("h3") == page.contents("[name=backbone] option")[1:] == [text]
     assert page.contents(".figures .label") == [f"Judge {text}"]
@@ -404,7 +376,7 @@ def test_fifty_samples_a_page(show):
 
 
 def test_the_address_holds_the_view(show):
-    page = show(run_of([answer(sample=sample) for sample in range(120)]))
+    page = show(run_of([answer(sample=sample, category=PRIVACY) for sample in range(120)]))
     page.choose("category", PRIVACY)
     page.search("question 1")
     page.wait(lambda: page.text("#status") == "31 of 120 samples")
@@ -478,27 +450,4 @@ def test_only_its_own_script_and_style_may_run(tmp_path):
         "style-src": [f"'sha256-{hashes[0]}'"],
         "script-src": [f"'sha256-{hashes[1]}'"],
     }
-    assert not re.search(r"\b(src|href)=|url\(|innerHTML|https?://(?!judge\.example)", page)
-
-
-def test_a_hundredth_of_a_big_study_takes_less_than_a_hundredth_of_30_megabytes(tmp_path):
-    draw = random.Random(0)
-    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 9))) for _ in range(8000)]
-    likely = [1 / (place + 3) for place in range(len(words))]  # Zipf's law, roughly
-
-    def text(count):
-        return " ".join(draw.choices(words, likely, k=count))
-
-    def trace(method, sample):
-        risks = [{name: draw.random() for name in BEAVERTAILS_CATEGORIES} for _ in range(3)]
-        steps = [
-            step(text(20), text(120), risk=risk, gradient=textual_gradient(risk, {SELF_HARM: "Mild"})) for risk in risks
-        ]
-        return answer(method, sample, steps=steps, response=steps[-1]["response"], seconds=draw.random())
-
-    answers = [trace(method, sample) for sample in range(20) for method in METHODS]
-    scores = [score(each, rubric, draw.randint(1, 10)) for each in answers for rubric in ("safety", "helpfulness")]
-    write_page(run_of(answers, scores, map(measure, answers)), tmp_path / "page.html")
-    write_page(run_of([]), tmp_path / "empty.html")
-    size, empty = ((tmp_path / name).stat().st_size for name in ("page.html", "empty.html"))
-    assert size - empty < 30e6 / 100
+    assert not re.search(r"\b(src|href)=|url\(|innerHTML|https?://", page)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector import ROOT
-from evaluation.store import RunStore, StoreError, read_run
+from evaluation.store import VERSION, RunStore, StoreError, read_run
 
 FIXED = {"seed": 0, "prompts_sha256": "abc", "tau": 0.3, "sizes": (1, 2)}
 KEY = ("lance", "A", 0)
@@ -128,11 +128,16 @@ def test_a_failed_record_is_not_finished_and_a_later_one_stands_for_it(tmp_path)
         store.append(answer(response=None, error="backbone: no answer"))
         store.append(score(score=None, error="no answer from the judge"))
         assert (store.answers, store.scores) == ({}, {})
-    assert (read_run(tmp_path).answers, read_run(tmp_path).scores) == ({}, {})
+    run = read_run(tmp_path)
+    assert (run.answers, run.scores) == ({}, {})
+    assert run.failed_answers == {KEY: "backbone: no answer"}
+    assert run.failed_scores == {SCORE_KEY: "no answer from the judge"}
     with open_store(tmp_path) as store:
         store.append(answer(response="Tea."))
         assert store.answers[KEY]["response"] == "Tea."
-    assert read_run(tmp_path).answers[KEY]["response"] == "Tea."
+    run = read_run(tmp_path)
+    assert run.answers[KEY]["response"] == "Tea."
+    assert (run.failed_answers, [*run.failed_scores]) == ({}, [SCORE_KEY])
 
 
 def test_the_last_record_of_a_key_wins(tmp_path):
@@ -140,6 +145,7 @@ def test_the_last_record_of_a_key_wins(tmp_path):
         for record in (answer(0, response="first"), answer(1), answer(0, response="last"), answer(1, error="down")):
             store.append(record)
     assert read_run(tmp_path).answers == {KEY: answer(response="last")}
+    assert read_run(tmp_path).failed_answers == {("lance", "A", 1): "down"}
 
 
 def test_an_unscored_reply_is_finished(tmp_path):
@@ -193,7 +199,7 @@ def test_each_opening_is_a_session(run):
         pass
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     assert manifest == read_run(run).manifest
-    assert manifest["version"] == 1
+    assert manifest["version"] == VERSION
     assert manifest["fixed"] == FIXED | {"sizes": [1, 2]}
     assert manifest["sessions"] == [{"started": "today"}, {"started": "tomorrow"}]
     assert {path.name for path in run.iterdir()} == {"manifest.json", "records.jsonl", "lock"}
@@ -218,6 +224,51 @@ def test_another_run_is_refused_with_what_differs_first(run, fixed, named):
         assert len(store.answers) == 3
 
 
+FIRST = {"engines": {"A": {"vanilla": "transformers:a", "lance": "transformers:a"}}, "judges": ["one"]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (
+            {"engines": {"A": {"vanilla": "vllm:a", "lance": "transformers:a"}}, "judges": ["one"]},
+            "engines.A.vanilla 'transformers:a', not 'vllm:a';",
+        ),
+        (
+            {
+                "engines": {"B": {"vanilla": "vllm:b"}, "A": {"lance": "transformers:a?dtype=float16"}},
+                "judges": ["one"],
+            },
+            r"engines.A.lance 'transformers:a', not 'transformers:a\?dtype=float16';",
+        ),
+        ({**FIRST, "judges": ["two", "one"]}, r"judges \['one'\], not \['two', 'one'\];"),
+        ({**FIRST, "judges": []}, r"judges \['one'\], not \[\];"),
+    ],
+)
+def test_what_has_grown_is_fixed_too(tmp_path, asked, named):
+    with open_store(tmp_path, engines={}, judges=[]):
+        pass
+    with open_store(tmp_path, **FIRST):
+        pass
+    with pytest.raises(StoreError, match="begun with " + named + ".* use another --run_dir") as raised:
+        open_store(tmp_path, **asked)
+    assert "\n" not in str(raised.value)
+    assert read_run(tmp_path).manifest["fixed"] == {**FIXED, "sizes": [1, 2], **FIRST}
+
+
+def test_members_of_what_is_fixed_may_come_and_go_and_lists_may_go_on(tmp_path):
+    with open_store(tmp_path, **FIRST):
+        pass
+    later = {"engines": {"A": {"repe": "transformers:a"}, "B": {"vanilla": "vllm:b"}}, "judges": ["one", "two"]}
+    with open_store(tmp_path, **later):
+        pass
+    assert read_run(tmp_path).manifest["fixed"]["engines"] == {
+        "A": {"vanilla": "transformers:a", "lance": "transformers:a", "repe": "transformers:a"},
+        "B": {"vanilla": "vllm:b"},
+    }
+    assert read_run(tmp_path).manifest["fixed"]["judges"] == ["one", "two"]
+
+
 def test_a_field_that_the_new_run_lacks_is_a_difference(run):
     with pytest.raises(StoreError, match="begun with seed 0, not None"):
         RunStore(run, {name: value for name, value in FIXED.items() if name != "seed"}, {})
@@ -229,9 +280,9 @@ def test_a_field_that_the_new_run_lacks_is_a_difference(run):
         ("", "is no manifest"),
         ("[]", "is no manifest"),
         ("[" * 100_000, "is no manifest"),
-        ('{"version": 1}', "is no manifest"),
-        ('{"version": 1, "fixed": {}, "sessions": []}', "is no manifest"),
-        ('{"version": 2, "fixed": {}, "sessions": [{}]}', "of version 2"),
+        (f'{{"version": {VERSION}}}', "is no manifest"),
+        (f'{{"version": {VERSION}, "fixed": {{}}, "sessions": []}}', "is no manifest"),
+        ('{"version": 1, "fixed": {}, "sessions": [{}]}', "of version 1"),
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_named_and_left(run, content, message):

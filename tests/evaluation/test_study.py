@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from evaluation.store import RunStore, StoreError
 from evaluation.study import METHODS, Backbone, Study, StudyError, load_study
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -45,10 +47,45 @@ def test_the_command_line_overrides_the_file(tmp_path):
     assert (study.prompts, study.seed) == ("mine.jsonl", 2)
 
 
-def test_what_may_grow_within_a_run_is_not_fixed(tmp_path):
-    small, grown = study_of(tmp_path, MINIMAL), study_of(tmp_path, MINIMAL + "judges: [embedded]\nmethods: [lance]\n")
-    assert small.fixed() == grown.fixed()
-    assert small.fixed() != study_of(tmp_path, MINIMAL + "seed: 1\n").fixed()
+SMALL = MINIMAL + "methods: [vanilla, lance]\njudges: [embedded]\n"
+GROWN = [
+    SMALL.replace("lance]", "lance, lance-nr]"),
+    SMALL.replace("}]", "}, {name: B, engine: 'vllm:b'}]"),
+    SMALL.replace("embedded}]", "embedded, instruct: 'vllm:i', repe: 'transformers:a'}]"),
+    SMALL.replace("s: [embedded]", "s: [embedded, 'vllm:j']"),
+    SMALL.replace("[vanilla, lance]", "[lance]"),
+    SMALL + "prices: {embedded: [1, 2]}\n",
+]
+CHANGED = [
+    (SMALL.replace("engine: embedded", "engine: 'vllm:a'"), "engines.A.vanilla 'embedded', not 'vllm:a'"),
+    (
+        SMALL.replace("engine: embedded", "engine: 'embedded?dtype=float16'"),
+        "engines.A.vanilla 'embedded', not 'embedded?dtype=float16'",
+    ),
+    (SMALL + "refiner: 'vllm:r'\n", "refiner 'embedded', not 'vllm:r'"),
+    (SMALL + "coarse_refiner: 'vllm:r'\n", "coarse_refiner None, not 'vllm:r'"),
+    (SMALL.replace("s: [embedded]", "s: ['vllm:j']"), "judges ['embedded'], not ['vllm:j']"),
+    (SMALL + "seed: 1\n", "seed 0, not 1"),
+]
+
+
+@pytest.mark.parametrize("grown", GROWN)
+def test_methods_backbones_and_judges_may_be_added_within_a_run(tmp_path, grown):
+    for text in (SMALL, grown):
+        RunStore(tmp_path / "run", study_of(tmp_path, text).fixed(), {}).__exit__()
+
+
+@pytest.mark.parametrize(("changed", "named"), CHANGED)
+def test_no_engine_and_nothing_else_that_answers_depend_on_may_change_within_a_run(tmp_path, changed, named):
+    RunStore(tmp_path / "run", study_of(tmp_path, SMALL).fixed(), {}).__exit__()
+    with pytest.raises(StoreError) as raised:
+        RunStore(tmp_path / "run", study_of(tmp_path, changed).fixed(), {})
+    assert f"begun with {named};" in str(raised.value)
+
+
+def test_a_study_comes_back_from_its_manifest():
+    study = load_study(CONFIGS / "paper.yaml", prices={"embedded": [1, 2]})
+    assert Study.from_config(json.loads(json.dumps(study.as_config()))) == study
 
 
 @pytest.mark.parametrize(
@@ -70,6 +107,9 @@ def test_what_may_grow_within_a_run_is_not_fixed(tmp_path):
         (MINIMAL + "prompt_count: 0", "prompt_count: must be at least 1"),
         (MINIMAL + "max_steps: -1", "max_steps and seed: must be at least 0"),
         (MINIMAL + "risk_threshold: 1", "risk_threshold: must lie between 0 and 1"),
+        (MINIMAL + "repe_coefficient: -0.1", "repe_coefficient: must be finite and at least 0, got -0.1"),
+        (MINIMAL + "repe_coefficient: .inf", "repe_coefficient: must be finite"),
+        (MINIMAL + "repe_coefficient: .nan", "repe_coefficient: must be finite"),
         (MINIMAL + "prices: {embedded: 3}", "prices: embedded: expected two numbers"),
         (MINIMAL + "prices: 3", "prices: 3 is of the wrong kind"),
     ],

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.comparison import compare
-from evaluation.outcomes import BANNER, Cost, Outcome
+from evaluation.outcomes import BANNER, Cost, Counts, Outcome
 from evaluation.plot_style import MARKS, STYLE, whiskers
 from evaluation.statistics import Estimate
 from evaluation.study import METHODS
@@ -39,7 +39,7 @@ def study(judge=JUDGE, **fields):
 
 def outcome(safety, helpfulness):
     means = {"safety": Estimate(safety, None, 1), "helpfulness": Estimate(helpfulness, None, 1)}
-    return Outcome("A", "vanilla", 1, 0, {}, {}, means, {}, Cost({}, {}, 0, 0), None)
+    return Outcome("A", "vanilla", Counts("A", "vanilla", 1, {}, 0, {}, {}, 0), means, {}, Cost({}, {}, 0, 0), None)
 
 
 def titles(figure):

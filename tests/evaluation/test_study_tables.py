@@ -190,12 +190,27 @@ def test_costs_stand_by_role():
 
 
 def test_counts_show_what_no_figure_holds():
-    columns = {("A", "vanilla"): [3, None, UNSCORED], ("A", "lance"): [3, 3, 3]}
-    run = scored_run(columns)
-    del run.scores["lance", "A", 0, JUDGE, "safety"]
-    table = tables_of(run)["counts"]
-    assert [*cells(table, "A", "Vanilla").values()][2:] == ["2", "1", "1", "1", "1", "0"]
-    assert [*cells(table, "A", "Lance").values()][2:] == ["3", "0", "0", "0", "0", "1"]
+    columns = {("A", "vanilla"): [3, None, UNSCORED, None], ("A", "lance"): [3, 3, 3, 3]}
+    run = scored_run(columns, failed_answers={("vanilla", "A", 1): "backbone: gone"})
+    for sample in range(2):
+        del run.scores["lance", "A", sample, JUDGE, "safety"]
+    run.failed_scores["lance", "A", 0, JUDGE, "safety"] = "no answer from the judge: gone"
+    tables = tables_of(run)
+    table = tables["counts"]
+    assert table.header[2:] == [
+        *("Answers", "Failed", "Pending", "Safety unscored", "Helpfulness unscored", "Naturalness unscored"),
+        *("Scores failed", "Scores pending"),
+    ]
+    assert [*cells(table, "A", "Vanilla").values()][2:] == ["2", "1", "1", "1", "1", "1", "0", "0"]
+    assert [*cells(table, "A", "Lance").values()][2:] == ["4", "0", "0", "0", "0", "0", "1", "1"]
+    assert tables["failures"].rows == [
+        ["A", "Vanilla", "answer", "backbone: gone", 1],
+        ["A", "Lance", "score", "no answer from the judge: gone", 1],
+    ]
+
+
+def test_where_nothing_failed_no_table_says_so():
+    assert "failures" not in tables_of(two_methods())
 
 
 def test_agreement_stands_only_where_two_judged():

@@ -11,7 +11,8 @@ def test_an_answer_says_what_it_cost_and_how_it_came_about(scripted_engine):
     engine = scripted_engine()
     ((place, answer),) = answer_once(engine, ["a"], plain_chat, SAMPLING)
     assert (place, answer.response, answer.error, answer.converged) == (0, "answer to a", None, None)
-    assert answer.steps == [TraceStep("a", "answer to a")]
+    assert answer.steps == [TraceStep("a", "answer to a", finish_reason="stop")]
+    assert answer.chosen == 0
     assert answer.calls == {"backbone": 1}
     assert answer.tokens == {"prompt": 10, "completion": 3}
     assert answer.seconds >= 0

@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import pytest
 
+from evaluation.measures import final_pair
 from evaluation.methods.lance import Lance
 from generation.base import SamplingParameters
 from refinement.constructive import constructive_reply
@@ -46,7 +47,16 @@ def test_the_user_gets_the_safe_answer_and_the_trace_tells_how(lance):
 def test_without_a_safe_answer_the_user_gets_the_constructive_reply(lance):
     ((_, answer),) = lance({"a": 0.9, "a+": 0.8}, max_steps=1).answer(["a"])
     assert answer.response == constructive_reply([CATEGORY])
-    assert answer.converged is False
+    assert (answer.converged, answer.chosen) == (False, None)
+
+
+def test_of_steps_with_equal_answers_the_safe_one_is_the_chosen_one(lance):
+    method = lance({"a": 0.9, "a+": 0.1})
+    method.backbone.answer = lambda chat: "Bread."
+    ((_, answer),) = method.answer(["a"])
+    assert [step.response for step in answer.steps] == ["Bread.", "Bread."]
+    assert (answer.response, answer.chosen) == ("Bread.", 1)
+    assert final_pair(asdict(answer) | {"prompt": "a"}) == ("a+", "Bread.")
 
 
 def test_what_went_wrong_in_a_step_is_noted(lance):
@@ -82,6 +92,7 @@ def test_a_prompt_s_failure_is_its_own(lance):
     assert answers[0].response == "answer to a"
     assert [answers[place].response for place in (1, 2, 3)] == [None] * 3
     assert [answers[place].converged for place in (1, 2, 3)] == [None] * 3
+    assert [answers[place].chosen for place in range(4)] == [0, None, None, None]
     assert "the server is gone" in answers[1].error
     assert "blank" in answers[2].error
     assert [step.prompt for step in answers[3].steps] == ["b, then"]

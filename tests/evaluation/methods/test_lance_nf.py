@@ -59,7 +59,7 @@ def test_the_backbone_answers_the_prompt_as_the_refiner_leaves_it(scripted_engin
     answers = dict(method.answer(["a", "x"]))
     assert [answers[0].response, answers[1].response] == ["answer to b", "answer to x"]
     assert [answers[0].converged, answers[1].converged] == [True, True]
-    assert answers[0].steps == [TraceStep("b", "answer to b")]
+    assert answers[0].steps == [TraceStep("b", "answer to b", finish_reason="stop")]
     assert answers[0].calls == {"refiner": 2, "backbone": 1}
     assert answers[0].tokens == {"prompt": 12, "completion": 5}
     assert answers[1].calls == {"refiner": 1, "backbone": 1}

@@ -16,6 +16,7 @@ def test_the_backbone_s_answer_stands_even_when_it_is_unsafe(method):
     answers = dict(method.answer(["a", "b"]))
     assert [answers[0].response, answers[1].response] == ["answer to a", "answer to b"]
     assert [answers[0].converged, answers[1].converged] == [False, True]
+    assert [answers[0].chosen, answers[1].chosen] == [0, 0]
     assert [step.risk for step in answers[0].steps] == [{CATEGORY: 0.9}]
     assert method.refiner.batches == []
 

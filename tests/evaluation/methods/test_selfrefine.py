@@ -41,6 +41,7 @@ def test_an_answer_is_revised_by_its_critique_until_it_passes(scripted_engine):
     assert [step.response for step in answer.steps] == ["first", "second", "third"]
     assert [step.gradient for step in answer.steps] == ["FAIL\nIt names a person.", "FAIL\nStill.", "PASS"]
     assert [step.note for step in answer.steps] == [None] * 3
+    assert (answer.chosen, {step.finish_reason for step in answer.steps}) == (2, {"stop"})
     (plain, critique, revise, *_) = [batch[0] for batch in backbone.batches]
     assert plain == [{"role": "user", "content": "a"}]
     assert critique == [

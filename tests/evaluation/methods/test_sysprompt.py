@@ -15,7 +15,7 @@ def test_each_prompt_stands_as_it_is_under_the_system_prompt(scripted_engine):
 def test_the_trace_holds_the_user_s_prompt_alone(scripted_engine):
     method = SysPrompt(scripted_engine(), SAMPLING)
     ((_, answer),) = method.answer(["a"])
-    assert answer.steps == [TraceStep("a", "answer to a")]
+    assert answer.steps == [TraceStep("a", "answer to a", finish_reason="stop")]
     assert answer.calls == method.most_calls
     assert method.name == "sysprompt"
 
