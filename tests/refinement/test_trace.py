@@ -107,6 +107,7 @@ def test_a_record_holds_every_step_and_what_was_spent():
         "truncated_tokens": 0,
         "note": None,
         "refused": False,
+        "finish_reason": None,
     }
     assert len(steps) == 2
 
