@@ -33,6 +33,7 @@ KINDS = {
         "role_play_safe",
         "discrimination_nonsense",
         "privacy_public_or_fictional",
+        "everyday",
     },
     "labelled": {
         "role_play",
