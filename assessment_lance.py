@@ -348,7 +348,7 @@ def _blocks(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
             if len(block) == size:
                 yield block
                 block = []
-    except Exception:
+    except Exception:  # whatever the caller's own iterator raises: it is raised again
         if block:
             yield block
         raise

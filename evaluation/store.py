@@ -1,6 +1,5 @@
 """A run's folder: a manifest, and answers, scores and measures in one file that only grows, of whole lines."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
+from file_lock import lock
 
 VERSION = 2
 MANIFEST, RECORDS, LOCK = "manifest.json", "records.jsonl", "lock"
@@ -150,16 +150,14 @@ def _told_of(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run; the system lets go of it however the process ends."""
+    """Hold the run."""
     with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file):
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise StoreError(
                 f"{folder}: another process (pid {holder}) works on this run; wait for it, or name another folder."
-            ) from None
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -1,6 +1,5 @@
 """The output file of a run: resumable, whole lines only, failed prompts tried again."""
 
-import fcntl
 import json
 import os
 from contextlib import ExitStack
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from errors import UserError
+from file_lock import lock
 
 _RECORD_START = b'{"line": '
 
@@ -57,14 +57,10 @@ class OutputFile:
         self._opened.close()
 
     def _hold(self, file: BinaryIO) -> BinaryIO:
-        """Lock an open file, set to its beginning; the system lets go of it however the process ends."""
+        """Lock an open file, set to its beginning."""
         self._opened.enter_context(file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"--output {self.path}: another process writes to it; wait for it, or name another file."
-            ) from None
+        if not lock(file):
+            raise OutputError(f"--output {self.path}: another process writes to it; wait for it, or name another file.")
         file.seek(0)
         return file
 
