@@ -12,8 +12,9 @@ from tests.evaluation.study_runs import JUDGE, RUBRICS, A, answer, manifest_of, 
 
 SAMPLES = 2_000
 STEPS = {"lance": 3, "selfrefine": 3}
+# The peak as /proc has it: getrusage's includes the parent's, from before the new process began.
 REPORTER = """
-import resource
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from evaluation.store import read_run
 
 folder = Path(sys.argv[1])
 write_report(read_run(folder), folder / "report", None)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search("VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
