@@ -23,7 +23,7 @@ from rich.console import Console
 from command_line import OneLineErrors, UsageError, probability, run
 from detector import ROOT, load_detector
 from generation.base import SamplingParameters, TextGenerator
-from generation.cache import CachedEngine
+from generation.cache import CachedEngine, CacheError
 from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, is_embedded, load_engine
 from refinement.console import show
 from refinement.frame import default_shots
@@ -138,8 +138,8 @@ def load_engines(args: argparse.Namespace) -> tuple[TextGenerator, TextGenerator
         return target, refiner
     try:
         return CachedEngine(target, args.cache), CachedEngine(refiner, args.cache)
-    except OSError as error:
-        raise UsageError(f"--cache {args.cache}: {error.strerror}.") from None
+    except CacheError as error:
+        raise UsageError(f"--cache {error}") from None
 
 
 def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tuple[int, Refinement]]:

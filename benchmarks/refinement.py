@@ -133,7 +133,7 @@ def measure(args: argparse.Namespace) -> dict:
     setting = Setting(engine, args.steps, SamplingParameters(max_new_tokens=args.max_new_tokens))
     prompts = texts[: args.prompts]
     verdicts = detector.assess(prompts, risk_threshold=NEVER_SAFE)
-    gradients = [textual_gradient(verdict.mean, dict([*verdict.effort.items()][:2])) for verdict in verdicts]
+    gradients = [textual_gradient(verdict.mean, verdict.effort) for verdict in verdicts]
     time_lance(prompts[:2], setting, detector, embedder)  # warm-up: first calls compile and allocate
     time_textgrad(prompts[:1], gradients[:1], setting)
     counts_hits = args.engine.startswith("vllm:")

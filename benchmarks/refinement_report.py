@@ -3,8 +3,8 @@
     python -m benchmarks.refinement_report --prompts_file dev.jsonl --xstest_prompts xstest_prompts.csv \
         --output_dir benchmarks/results
 
-Writes refinement_report.json and .md. Each run's records are kept in --runs_dir, and a rerun goes on where it stopped;
-so are the target's answers, as all variants ask it the original prompts. --only adds to a report of the same setting.
+Writes refinement_report.json and .md. Each run's records are kept in --runs_dir, and a rerun goes on where it stopped.
+Every variant asks for the first answers anew, as its time includes them. --only adds to a report of the same setting.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from corpora.xstest import load_xstest_prompts
 from detector import ROOT, load_detector
 from evaluation.methods.lance_nf import coarse_refine
 from generation.base import SamplingParameters
-from generation.cache import CachedEngine
 from generation.engines import EMBEDDED_ADAPTER, load_engine
 from refinement.frame import EXAMPLES
 from refinement.loop import RefinementParameters, refine
@@ -216,8 +215,7 @@ def main(args: argparse.Namespace):
     keep_to(setting, args.runs_dir)
     xstest = load_xstest_prompts(args.xstest_prompts)
     safe_prompts = xstest.filter(lambda row: row["is_safe"])["prompt"][:]
-    target = CachedEngine(load_engine(args.target), args.runs_dir / "answers")
-    detector, embedder = load_detector(), SentenceEmbedder()
+    target, detector, embedder = load_engine(args.target), load_detector(), SentenceEmbedder()
     variants = {variant.name: variant for variant in make_variants(args)}
     rows = {
         name: summarise(run_variant(variant, prompts, target, detector, embedder, args.runs_dir / file_name(name)))

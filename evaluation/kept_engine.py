@@ -23,7 +23,7 @@ class KeptEngine:
         folder: where the completions are kept.
 
     Raises:
-        OSError: when the folder can't be written, or holds another kind of database.
+        CacheError: when the folder can't be written, or holds another kind of database.
     """
 
     def __init__(self, engine: TextGenerator, folder: Path):

@@ -5,13 +5,16 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
-from errno import EIO
 from pathlib import Path
 
 from diskcache import Cache
 
-from errors import first_line
+from errors import UserError, first_line
 from generation.base import Chat, Completion, GenerationError, SamplingParameters, TextGenerator
+
+
+class CacheError(UserError):
+    """A folder that can hold no cache."""
 
 
 class CachedEngine:
@@ -24,7 +27,7 @@ class CachedEngine:
         folder: where the completions are kept.
 
     Raises:
-        OSError: when the folder can't be written, or holds another kind of database.
+        CacheError: when the folder can't be written, or holds another kind of database.
     """
 
     def __init__(self, engine: TextGenerator, folder: str | Path):
@@ -34,8 +37,10 @@ class CachedEngine:
         self.follows_schema = engine.follows_schema
         try:
             self.cache = Cache(str(folder), eviction_policy="none")
+        except OSError as error:
+            raise CacheError(f"{folder}: no cache can be kept there ({error.strerror}).") from None
         except sqlite3.Error as error:
-            raise OSError(EIO, f"no cache can be kept there ({first_line(error)})") from None
+            raise CacheError(f"{folder}: no cache can be kept there ({first_line(error)}).") from None
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
         """See [`TextGenerator.generate`]; equal chats of a batch are asked once."""

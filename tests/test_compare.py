@@ -110,6 +110,17 @@ def test_a_missing_key_stops_a_run_before_anything_is_generated(study, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_folder_that_can_keep_no_completions_is_named(study, tmp_path, tiny_detector):
+    completions = tmp_path / "run" / "completions"
+    completions.parent.mkdir(parents=True)
+    completions.write_text("notes of mine")
+    refused = evaluate_lance("compare", "--config", study, "--run_dir", tmp_path / "run", "--detector", tiny_detector)
+    assert refused.returncode == 2
+    assert f"{completions / 'vanilla'}: no cache can be kept there" in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
+    assert completions.read_text() == "notes of mine"
+
+
 def test_the_report_is_written_in_all_its_forms(run_dir):
     done = evaluate_lance("report", run_dir)
     assert done.returncode == 0, done.stderr

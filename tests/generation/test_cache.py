@@ -8,7 +8,7 @@ import pytest
 
 from detector import ROOT
 from generation.base import GenerationError, SamplingParameters
-from generation.cache import CachedEngine
+from generation.cache import CachedEngine, CacheError
 from generation.openai_engine import OpenAIEngine
 from tests.generation.faulty_server import FaultyServer, answer, failure
 
@@ -92,7 +92,7 @@ def test_another_process_finds_what_was_kept(cached, server, tmp_path):
     script = """
         import json, sys
         from generation.base import SamplingParameters
-        from generation.cache import CachedEngine
+        from generation.cache import CachedEngine, CacheError
         from generation.openai_engine import OpenAIEngine
         url, folder, chat = sys.argv[1:]
         engine = CachedEngine(OpenAIEngine("m", url), folder)
@@ -179,6 +179,6 @@ def test_a_folder_that_can_hold_no_cache_is_refused(server, tmp_path, kind):
     else:
         folder.mkdir()
         (folder / "cache.db").write_text("notes " * 1000)
-    with pytest.raises(OSError) as raised:
+    with pytest.raises(CacheError) as raised:
         CachedEngine(OpenAIEngine("m", server.url), folder)
-    assert "no cache can be kept there" in raised.value.strerror
+    assert str(raised.value).startswith(f"{folder}: no cache can be kept there (")
