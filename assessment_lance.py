@@ -175,9 +175,9 @@ class RiskAssessor(ABC):
         """Estimate the risk of each pair; batches hold pairs of like length, and results keep the order given.
 
         A pair longer than `config.max_length` is read in windows of `config.window_length` that overlap, and each
-        category keeps the window with the highest risk. The windows go over its longer side, with the other side, or
-        its beginning, in half of each; where the other side is longer than that half, windows go over it too, with the
-        longer one's beginning.
+        category keeps the window whose risk, or upper end, is the highest. The windows go over its longer side, with
+        the other side, or its beginning, in half of each; where the other side is longer than that half, windows go
+        over it too, with the longer one's beginning.
 
         Args:
             prompts: the prompts, or a single one. For an iterator, results come as one, and memory doesn't grow with
@@ -220,18 +220,18 @@ class RiskAssessor(ABC):
         quiet = total is None or total < _PROGRESS_BAR_FROM
         with logging.tqdm(total=total, desc="assess", disable=quiet) as progress:
             for block in _blocks(pairs, batch_size * _BATCHES_HELD):
-                alpha, beta = self._assess_block(block, batch_size, progress)  # (pairs, categories)
+                alpha, beta = self._assess_block(block, batch_size, uncertainty, progress)  # (pairs, categories)
                 for start in range(0, len(block), batch_size):
                     rows = slice(start, start + batch_size)
                     yield from self._describe(alpha[rows], beta[rows], thresholds, uncertainty)
 
-    def _assess_block(self, pairs: Sequence[Pair], batch_size: int, progress) -> Tensor:
+    def _assess_block(self, pairs: Sequence[Pair], batch_size: int, uncertainty: float | None, progress) -> Tensor:
         """α and β of each pair, of shape `(2, pairs, categories)`."""
         # By characters: tokens are known only once they are made, which goes on part by part.
         order = sorted(range(len(pairs)), key=lambda row: -sum(map(len, _sides(pairs[row]))))
         size = batch_size * _BATCHES_ENCODED
         parts = [[pairs[row] for row in order[start : start + size]] for start in range(0, len(order), size)]
-        scored = [self._score(prepared, progress) for prepared in self._prepare_ahead(parts, batch_size)]
+        scored = [self._score(prepared, uncertainty, progress) for prepared in self._prepare_ahead(parts, batch_size)]
         return torch.cat(scored, dim=1)[:, torch.tensor(order).argsort()]
 
     def _prepare_ahead(self, parts: Sequence[Sequence[Pair]], batch_size: int) -> Iterator[Prepared]:
@@ -252,8 +252,8 @@ class RiskAssessor(ABC):
         batches = [self.tokenizer.pad([encodings[row] for row in of_batch], return_tensors="pt") for of_batch in rows]
         return Prepared(batches, rows, [len(of_pair) for of_pair in windows])
 
-    def _score(self, prepared: Prepared, progress) -> Tensor:
-        """α and β, of shape `(2, pairs, categories)`, each category's from the window where its mean is highest."""
+    def _score(self, prepared: Prepared, uncertainty: float | None, progress) -> Tensor:
+        """α and β, of shape `(2, pairs, categories)`, each category's from its riskiest window."""
         first = {*accumulate(prepared.counts, initial=0)}
         scored = []
         for batch, rows in zip(prepared.batches, prepared.rows, strict=True):
@@ -263,7 +263,8 @@ class RiskAssessor(ABC):
         windows = torch.cat(scored, dim=1)[:, order.argsort()]  # (2, windows, categories)
         if len(order) == len(prepared.counts):
             return windows
-        return torch.stack([_riskiest_window(of_pair) for of_pair in windows.split(prepared.counts, dim=1)], dim=1)
+        of_pairs = windows.split(prepared.counts, dim=1)
+        return torch.stack([_riskiest_window(of_pair, uncertainty) for of_pair in of_pairs], dim=1)
 
     def _describe(
         self,
@@ -273,11 +274,7 @@ class RiskAssessor(ABC):
         uncertainty: float | None,
     ) -> Iterator[RiskDistribution]:
         mean = alpha / (alpha + beta)  # (B, 14)
-        decided = mean
-        if uncertainty is not None:
-            # The mean of a skewed Beta can lie above its interval; the risk counts as no lower for that.
-            decided = mean.maximum(beta_quantile(alpha, beta, (1 + uncertainty) / 2))
-        columns = (mean, beta_std(alpha, beta), alpha, beta, decided)
+        columns = (mean, beta_std(alpha, beta), alpha, beta, _decisive_risk(alpha, beta, uncertainty))
         for values in zip(*(column.tolist() for column in columns), strict=True):
             mean_of, std_of, alpha_of, beta_of, risk = (
                 dict(zip(self.config.categories, row, strict=True)) for row in values
@@ -356,10 +353,19 @@ def _blocks(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
         yield block
 
 
-def _riskiest_window(concentrations: Tensor) -> Tensor:
+def _decisive_risk(alpha: Tensor, beta: Tensor, uncertainty: float | None) -> Tensor:
+    """What is held against τ, in the shape of α: the mean, or with `uncertainty` the interval's upper end."""
+    mean = alpha / (alpha + beta)
+    if uncertainty is None:
+        return mean
+    # The mean of a skewed Beta can lie above its interval; the risk counts as no lower for that.
+    return mean.maximum(beta_quantile(alpha, beta, (1 + uncertainty) / 2))
+
+
+def _riskiest_window(concentrations: Tensor, uncertainty: float | None) -> Tensor:
     """α and β of one pair, `(2, categories)`, out of those of its windows, `(2, windows, categories)`."""
-    mean = concentrations[0] / concentrations.sum(0)  # (windows, categories)
-    riskiest = mean.argmax(0).expand(2, 1, -1)
+    risk = _decisive_risk(concentrations[0], concentrations[1], uncertainty)  # (windows, categories)
+    riskiest = risk.argmax(0).expand(2, 1, -1)
     return concentrations.gather(1, riskiest).squeeze(1)
 
 

@@ -1,8 +1,9 @@
 """What the scripts share: user errors are one line and exit code 2, never a traceback."""
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +61,23 @@ def make_folder(option: str, path: str | Path):
         raise UsageError(f"{option} {path}: {error.strerror}.") from None
 
 
+def check_writable(option: str, folder: Path, names: Iterable[str]):
+    """Refuse, before any work, a folder in which one of these files can't be written; those that stand there stay.
+
+    Raises:
+        UsageError: when one can't be.
+    """
+    for path in (folder / name for name in names):
+        new = not path.exists()
+        try:
+            with path.open("a"):
+                pass
+        except OSError as error:
+            raise UsageError(f"{option} {folder}: {error.strerror}.") from None
+        if new:
+            path.unlink()
+
+
 def check_folders(training_args: TrainingArguments):
     """Refuse, before any work, an output folder that can't be written or a checkpoint that isn't there.
 
@@ -73,12 +91,20 @@ def check_folders(training_args: TrainingArguments):
 
 
 def run(script: str, main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's main and exit with its code; with 2 and one line for what the user has to mend, 130 for Ctrl-C."""
+    """Run a script's main and exit with its code; with 2 and one line for what the user has to mend.
+
+    With 130 for Ctrl-C and 141 for a closed pipe, as shells have it.
+    """
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read our output has stopped, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush would fail too
+        sys.exit(141)
     except KeyboardInterrupt:
         print(f"{script}: interrupted", file=sys.stderr)
         sys.exit(130)

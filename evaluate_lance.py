@@ -18,7 +18,7 @@ from pathlib import Path
 
 import transformers
 
-from command_line import OneLineErrors, UsageError, make_folder, run
+from command_line import OneLineErrors, UsageError, check_writable, make_folder, run
 from corpora.beavertails import load_beavertails
 from corpora.evaluation_prompts import load_evaluation_prompts, sample_balanced
 from corpora.pairs import load_pairs
@@ -30,13 +30,15 @@ from evaluation.detection_table import detection_markdown
 from evaluation.engine_pool import EnginePool
 from evaluation.preflight import check_engines
 from evaluation.projection import project, projection_table
-from evaluation.provenance import describe_fixed, describe_session
+from evaluation.provenance import describe_fixed, describe_session, weights_digest
 from evaluation.report import write_report
 from evaluation.runner import collect_answers, collect_scores, take_measures
 from evaluation.store import RunStore, read_run
 from evaluation.study import load_study
+from generation.engines import EMBEDDED_ADAPTER
 from refinement.similarity import SentenceEmbedder
 
+DETECTION_REPORTS = ("detection.json", "detection.md")
 DETECTION = ROOT / "benchmarks" / "results" / "detection.json"
 
 
@@ -75,28 +77,31 @@ def detection(args: argparse.Namespace):
     if args.test_file is None and args.xstest_prompts is None and args.other_file is None:
         raise UsageError("nothing to score: give --test_file, --other_file, or XSTest's two files.")
     make_folder("--output_dir", args.output_dir)
-    try:
-        for name in ("detection.json", "detection.md"):
-            with (args.output_dir / name).open("a"):  # only whether it can be written: a report that stands stays
-                pass
-    except OSError as error:
-        raise UsageError(f"--output_dir {args.output_dir}: {error.strerror}.") from None
+    check_writable("--output_dir", args.output_dir, DETECTION_REPORTS)
     detector = load_detector(args.detector)
-    report: dict = {
-        "detector": detector_name(args),
-        "parameters": detector.num_parameters(),
-    }
+    # All of it is read before anything is scored, which takes minutes.
+    test, prompts, completions, others = None, None, None, None
     if args.test_file is not None:
         test = load_beavertails(args.test_file, detector.config.categories, split="30k_test")
-        report["beavertails"] = beavertails_report(detector, test, ROOT / "metrics" / "risk_distribution")
     if args.xstest_prompts is not None:
         prompts = load_xstest_prompts(args.xstest_prompts)
-        report["xstest"] = xstest_report(detector, prompts, load_xstest_completions(args.xstest_completions, prompts))
+        completions = load_xstest_completions(args.xstest_completions, prompts)
     if args.other_file is not None:
-        report["other_domains"] = other_domains_report(detector, load_pairs(args.other_file))
-    (args.output_dir / "detection.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        others = load_pairs(args.other_file)
+    report: dict = {
+        "detector": detector_name(args),
+        "weights": weights_digest(args.detector),
+        "parameters": detector.num_parameters(),
+    }
+    if test is not None:
+        report["beavertails"] = beavertails_report(detector, test, ROOT / "metrics" / "risk_distribution")
+    if prompts is not None and completions is not None:
+        report["xstest"] = xstest_report(detector, prompts, completions)
+    if others is not None:
+        report["other_domains"] = other_domains_report(detector, others)
     markdown = detection_markdown(report)
-    (args.output_dir / "detection.md").write_text(markdown, encoding="utf-8")
+    for name, text in zip(DETECTION_REPORTS, (json.dumps(report, indent=2) + "\n", markdown), strict=True):
+        (args.output_dir / name).write_text(text, encoding="utf-8")
     print(markdown)
 
 
@@ -113,7 +118,8 @@ def compare(args: argparse.Namespace) -> int:
     check_engines(study)
     make_folder("--run_dir", args.run_dir)
     models = Models(EnginePool(), detector, SentenceEmbedder(), args.run_dir)
-    fixed = describe_fixed(study, samples, detector_name(args))
+    weights = {"detector": weights_digest(args.detector), "embedded refiner": weights_digest(EMBEDDED_ADAPTER)}
+    fixed = describe_fixed(study, samples, detector_name(args), weights)
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
         failures = {"answers": collect_answers(study, samples, store, models)}
         take_measures(store, models)
@@ -135,7 +141,9 @@ def report(args: argparse.Namespace):
     if not isinstance(detection_report, dict):
         raise UsageError(f"--detection {args.detection}: not a detection.json.")
     finished, folder = read_run(args.run_dir), args.run_dir / "report"
-    if detection_report.get("detector") != finished.manifest["fixed"]["detector"]:
+    fixed = finished.manifest["fixed"]
+    scored, own = (detection_report.get("detector"), detection_report.get("weights")), fixed.get("weights", {})
+    if scored != (fixed["detector"], own.get("detector")):
         print("evaluate_lance.py: --detection is another detector's than the run's: left out.", file=sys.stderr)
         detection_report = None
     make_folder("run_dir", folder)
@@ -145,7 +153,7 @@ def report(args: argparse.Namespace):
 
 def detector_name(args: argparse.Namespace) -> str:
     """The detector as reports name it."""
-    return "embedded" if args.detector == str(ROOT) else args.detector
+    return "embedded" if Path(args.detector).resolve() == ROOT.resolve() else args.detector
 
 
 COMMANDS = {"detection": detection, "compare": compare, "report": report}

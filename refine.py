@@ -4,8 +4,9 @@
     python refine.py --input prompts.jsonl --output refined.jsonl --target vllm:Qwen/Qwen2.5-7B-Instruct
 
 A text file holds a prompt a line, a jsonl file an object with "prompt" a line. With --output, a rerun goes on where an
-earlier run stopped, and tries again what had failed. A prompt for which no safe answer was found gets a constructive
-reply in its place, and "converged" false; --json and --output keep every step.
+earlier run stopped, and tries again what had failed; the thresholds can't change between the two. A prompt for which no
+safe answer was found gets a constructive reply in its place, and "converged" false; --json and --output keep every
+step.
 
 Exit code: 0 when every prompt converged, 3 when one did not, 4 when one failed (as when a server gave no answer), 2 for
 bad usage or bad lines.
@@ -110,7 +111,7 @@ def read_prompts(path: Path) -> tuple[dict[int, str], list[str]]:
 def _read_json_prompt(line: str) -> str:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     prompt = row.get("prompt") if isinstance(row, dict) else None
     if not isinstance(prompt, str) or not _is_text(prompt):
@@ -216,7 +217,8 @@ def main(args: argparse.Namespace) -> int:
     prompts, problems = ({1: args.prompt}, []) if args.prompt is not None else read_prompts(args.input)
     if not prompts and not problems:
         raise UsageError(f"--input {args.input}: no prompts in it.")
-    with OutputFile(args.output, prompts) as output:
+    decision = {"threshold": args.threshold, "uncertainty": args.uncertainty, **dict(args.category_threshold)}
+    with OutputFile(args.output, prompts, decision) as output:
         outcomes = [*output.finished.values(), *refine_waiting(args, prompts, output)]
     failures = [
         f"{args.input}, line {outcome['line']}: {outcome['error']}" if args.input else outcome["error"]

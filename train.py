@@ -79,6 +79,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if self.average and self.lora_r is not None:
+            raise UsageError("--average trains nothing: it goes without --lora_r.")
         if self.encoder_dropout is not None and not 0 <= self.encoder_dropout < 1:
             raise UsageError(f"--encoder_dropout must lie in [0, 1), got {self.encoder_dropout}.")
 
@@ -131,6 +133,9 @@ class DataArguments:
         for name in ("safe_share", "prompt_only_share", "splice_share", "exchange_share", "register_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name} must lie in [0, 1), got {getattr(self, name)}.")
+        for name in ("splice_share", "exchange_share"):
+            if getattr(self, name) and not (self.safe_file and self.safe_share):
+                raise UsageError(f"--{name} takes harmless rows: it needs --safe_file and a --safe_share above 0.")
         if not 0 < self.validation_share < 1:
             raise UsageError(f"--validation_share must lie between 0 and 1, got {self.validation_share}.")
         if self.max_train_rows is not None and self.max_train_rows < 1:

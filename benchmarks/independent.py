@@ -23,6 +23,7 @@ from command_line import OneLineErrors, make_folder, run
 from configuration_lance import BEAVERTAILS_CATEGORIES
 from corpora.beavertails import load_beavertails
 from corpora.pairs import load_pairs
+from corpora.records import read_rows
 from corpora.safe import load_safe
 from corpora.splits import normalise, split_by_prompt
 from evaluation.independent import IndependentClassifier, PairFeatures
@@ -64,8 +65,7 @@ def training_rows(data: Path) -> Rows:
     """What the classifier learns from."""
     labelled = load_beavertails(str(data / "beavertails_train.jsonl"), BEAVERTAILS_CATEGORIES)
     _, held_out = split_by_prompt(labelled, HELD_OUT, SEED)
-    lines = (data / "beavertails_unsafe_uncategorised.jsonl").read_text(encoding="utf-8").splitlines()
-    uncategorised = Dataset.from_list([json.loads(line) for line in lines])
+    uncategorised = Dataset.from_list([row for _, row in read_rows(data / "beavertails_unsafe_uncategorised.jsonl")])
     files = [load_safe(str(data / name), BEAVERTAILS_CATEGORIES) for name in SAFE_FILES]
     safe = concatenate_datasets([split_by_prompt(file, HELD_OUT, SEED)[1] for file in files])
     safe = safe.filter(lambda row: row["response"] is not None, load_from_cache_file=False)

@@ -91,7 +91,7 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
 
 def run_variant(variant: Variant, prompts: list[str], target, detector, embedder, path: Path) -> list[dict]:
     """The variant's records, one a prompt; those in `path` already are not made again."""
-    with OutputFile(path, dict(enumerate(prompts))) as output:
+    with OutputFile(path, dict(enumerate(prompts)), {"threshold": variant.parameters.risk_threshold}) as output:
         waiting = [line for line in range(len(prompts)) if line not in output.finished]
         if waiting:
             refiner = load_engine(variant.refiner, str(EMBEDDED_ADAPTER) if variant.adapted else None)

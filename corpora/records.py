@@ -58,14 +58,14 @@ def _parse_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
                 continue
             try:
                 yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise CorpusError(f"{path}, row {number}: not JSON ({error}).") from None
 
 
 def _parse_json(path: Path) -> list[dict]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: not JSON ({error}).") from None
     if not isinstance(rows, list):
         raise CorpusError(f"{path}: expected a JSON list of objects.")
@@ -115,5 +115,5 @@ def json_column(place: str, row: dict, column: str):
         return None
     try:
         return json.loads(value.lower() if value in ("True", "False") else value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         raise CorpusError(f"{place}: column '{column}' must hold JSON, got {value[:40]!r}.") from None

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from corpora.safe import SENTENCE_END
+
 _TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 FRAMES, NAMES, OPENINGS, CLOSINGS = (tuple(_TEXTS[kind]) for kind in ("frames", "names", "openings", "closings"))
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def recast(dataset: Dataset, share: float, seed: int) -> Dataset:
@@ -40,7 +41,7 @@ def recast(dataset: Dataset, share: float, seed: int) -> Dataset:
 
 def lay_out(response: str, draw: random.Random) -> str:
     """The response's own sentences with an assistant's opening or closing, or as a list."""
-    sentences = [sentence for sentence in _SENTENCE_END.split(_LIST_MARK.sub("", response).strip()) if sentence]
+    sentences = [sentence for sentence in SENTENCE_END.split(_LIST_MARK.sub("", response).strip()) if sentence]
     layout = draw.choice(("plain", "numbers", "bullets", "paragraphs"))
     if layout == "numbers":
         body = "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(sentences, start=1))

@@ -9,7 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from corpora.beavertails import FEATURES
 from corpora.records import CorpusError, optional_text_column, read_rows, text_column
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def load_safe(path: str, categories: Sequence[str]) -> Dataset:
@@ -36,7 +36,7 @@ def load_safe(path: str, categories: Sequence[str]) -> Dataset:
 def crop_response(response: str, words: int) -> str:
     """The leading whole sentences of `response` that keep within `words` words; its first sentence at least."""
     response = response.strip()
-    ends = [boundary.start() for boundary in _SENTENCE_END.finditer(response)] + [len(response)]
+    ends = [boundary.start() for boundary in SENTENCE_END.finditer(response)] + [len(response)]
     fitting = [end for end in ends if len(response[:end].split()) <= words]
     return response[: max(fitting, default=ends[0])]
 

@@ -74,11 +74,13 @@ def build_method(name: str, backbone: Backbone, study: Study, models: Models) ->
         return SysPrompt(engine, loop.answer)
     if name == "selfrefine":
         return SelfRefine(engine, loop.answer, study.max_steps)
+    if name == "lance-nr":  # asks no refiner
+        return LanceNr(engine, engine, models.detector, models.embedder, loop)
     refiner = study.engine_of(name, backbone, "refiner")
     if name == "lance-nf":
         return LanceNf(engine, keeping(pool.get(refiner)), loop.answer, loop.rewrite, study.max_steps)
-    parts = (engine, keeping(pool.get(refiner, adapted=True)), models.detector, models.embedder, loop)
-    return LanceNr(*parts) if name == "lance-nr" else Lance(*parts, RefusalDetector.load())
+    rewriting = keeping(pool.get(refiner, adapted=True))
+    return Lance(engine, rewriting, models.detector, models.embedder, loop, RefusalDetector.load())
 
 
 def loop_parameters(study: Study) -> RefinementParameters:

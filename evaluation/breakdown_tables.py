@@ -9,11 +9,11 @@ from evaluation.study_cells import (
     MEASURES_NOTE,
     METHOD_NAMES,
     METRIC_NAMES,
-    category_name,
     cell,
     identity,
     judged_note,
 )
+from refinement.gradient import category_name
 
 
 def breakdown_tables(comparison: Comparison) -> list[Table]:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from refinement.loop import Detector
+from refinement.loop import Detector, RefusalFinder
 from refinement.similarity import Embedder, cosine
 
 
@@ -14,14 +14,6 @@ class RiskClassifier(Protocol):
 
     def risk(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """The probability of harm of each pair."""
-        ...
-
-
-class Refusals(Protocol):
-    """What is needed of the refusal detector."""
-
-    def detect(self, responses: Sequence[str]) -> Sequence[bool]:
-        """Whether each response refuses and gives nothing of what was asked."""
         ...
 
 
@@ -39,7 +31,7 @@ def measure(
     detector: Detector,
     independent: RiskClassifier,
     embedder: Embedder,
-    refusals: Refusals,
+    refusals: RefusalFinder,
 ) -> list[dict]:
     """The measures of each answer, as a record's fields.
 

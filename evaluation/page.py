@@ -14,7 +14,8 @@ from markupsafe import Markup
 from evaluation.outcomes import MEASURES, RUBRICS
 from evaluation.store import Run
 from evaluation.study import METHODS
-from evaluation.study_cells import METHOD_NAMES, category_name
+from evaluation.study_cells import METHOD_NAMES
+from refinement.gradient import category_name
 
 PARTS = Path(__file__).with_name("page")
 SCRIPTS = ("data.js", "elements.js", "trace.js", "page.js")

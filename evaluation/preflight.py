@@ -6,8 +6,9 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from errors import UserError
+from evaluation.assembly import most_calls
 from evaluation.study import Study
-from generation.engines import is_embedded, load_engine
+from generation.engines import check_spelling, is_embedded, load_engine
 from generation.openai_engine import OpenAIEngine
 
 KEYED_HOST = "api.openai.com"  # serves no one without a key, while a server of one's own may ask for none
@@ -22,21 +23,23 @@ def check_engines(study: Study):
 
     Raises:
         PreflightError: naming the backbone or the engine.
-        EngineError: for an openai engine's options, or its key's variable that isn't set.
+        EngineError: for a spelling that names none, an openai engine's options, or its key's variable that isn't set.
     """
     for backbone in study.backbones:
         if "repe" in study.methods_of(backbone):
             _check_steerable(backbone.name, study.engine_of("repe", backbone, "backbone"))
     for spelling in dict.fromkeys(_engines(study)):
+        check_spelling(spelling)
         if spelling.startswith("openai:"):
             _check_key(spelling)
 
 
 def _engines(study: Study) -> Iterator[str]:
     """The spellings of all engines that will be loaded."""
+    roles = most_calls(study)
     for backbone in study.backbones:
         for method in study.methods_of(backbone):
-            for role in ("backbone", "refiner") if method.startswith("lance") else ("backbone",):
+            for role in roles[method]:
                 yield study.engine_of(method, backbone, role)
     yield from study.judges
 

@@ -7,6 +7,7 @@ from evaluation.assembly import REWRITE_TOKENS
 from evaluation.formats import Cell, Figure, markdown_table
 from evaluation.judge import MAX_NEW_TOKENS, RUBRICS
 from evaluation.study import Study
+from refinement.loop import rewrite_room
 
 CHARACTERS_PER_TOKEN = 4  # of English, roughly
 FRAME_TOKENS = 600  # instructions and examples of a refiner or a judge, roughly
@@ -57,7 +58,7 @@ def project(
     totals: dict[str, Projection] = {}
     prompt_tokens = sum(map(len, prompts)) // (CHARACTERS_PER_TOKEN * len(prompts)) + 1
     read = FRAME_TOKENS + prompt_tokens + 2 * study.max_new_tokens  # SelfRefine reads an answer and its critique
-    written = {"backbone": study.max_new_tokens, "refiner": REWRITE_TOKENS}
+    written = {"backbone": study.max_new_tokens, "refiner": rewrite_room(max(prompts, key=len), REWRITE_TOKENS)}
     for backbone in study.backbones:
         methods = study.methods_of(backbone)
         for method in methods:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +15,7 @@ from evaluation.judge import load_rubrics
 from evaluation.study import Study
 
 ROOT = Path(__file__).parents[1]
+WEIGHTS = (".safetensors", ".onnx", ".bin", ".xml")  # OpenVINO's are the last two
 LIBRARIES = ("torch", "transformers", "peft", "vllm", "openai", "scikit-learn", "numpy")
 
 
@@ -28,18 +29,33 @@ def describe_session(study: Study) -> dict[str, Any]:
     }
 
 
-def describe_fixed(study: Study, samples: Sequence[EvaluationPrompt], detector: str) -> dict[str, Any]:
+def weights_digest(checkpoint: str | Path) -> str | None:
+    """The sha256 of a folder's weights, whatever it is called; `None` for a name on the Hub, which tells enough."""
+    if not Path(checkpoint).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(checkpoint).iterdir()):
+        if path.suffix in WEIGHTS:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def describe_fixed(
+    study: Study, samples: Sequence[EvaluationPrompt], detector: str, weights: Mapping[str, str | None]
+) -> dict[str, Any]:
     """What may not change within a run.
 
     Args:
         study: says how answers come about.
         samples: the prompts, in their order.
         detector: the checkpoint's name or folder.
+        weights: the digests of what a folder holds: the detector, the embedded refiner's adapter.
     """
     content = json.dumps([sample._asdict() for sample in samples], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
     rubrics = {rubric.name: rubric.version for rubric in load_rubrics()}
-    return study.fixed() | {"detector": detector, "prompts_sha256": digest, "rubrics": rubrics}
+    fixed = {"detector": detector, "weights": dict(weights), "prompts_sha256": digest, "rubrics": rubrics}
+    return study.fixed() | fixed
 
 
 def _version(library: str) -> str | None:

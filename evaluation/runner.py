@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from corpora.evaluation_prompts import EvaluationPrompt
-from evaluation.assembly import Models, build_method
+from evaluation.assembly import Models, build_method, most_calls
 from evaluation.engine_pool import EnginePool
 from evaluation.independent import IndependentClassifier
 from evaluation.judge import Item, Judge, load_rubrics
@@ -43,7 +43,7 @@ def _collect(
     waiting = [place for place in range(len(samples)) if (name, backbone.name, place) not in store.answers]
     if not waiting:
         return failures
-    models.pool.keep_only({study.engine_of(name, backbone, role) for role in ("backbone", "refiner")})
+    models.pool.keep_only({study.engine_of(name, backbone, role) for role in most_calls(study)[name]})
     method = build_method(name, backbone, study, models)
     with track(f"{backbone.name}, {name}", len(waiting)) as task:
         for place, answer in method.answer([samples[sample].prompt for sample in waiting]):

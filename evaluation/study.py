@@ -158,7 +158,7 @@ def load_study(path: Path, **overrides: Any) -> Study:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise StudyError(f"{path}: can't be read ({first_line(error)}).") from None
     if not isinstance(content, dict):
         raise StudyError(f"{path}: expected fields with values.")

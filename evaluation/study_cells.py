@@ -34,11 +34,6 @@ MEASURES_NOTE = (
 )
 
 
-def category_name(category: str) -> str:
-    """A category as one would write it."""
-    return category.replace("_", " ").replace(",", ", ")
-
-
 def judged_note(comparison: Comparison) -> str:
     """Who judged."""
     return f"Judge: {comparison.judges[0]}; scores from 1 to 10." if comparison.judges else "There are no scores."

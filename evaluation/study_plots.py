@@ -15,7 +15,8 @@ from evaluation.detection_plots import plot_calibration, plot_roc, plot_uncertai
 from evaluation.outcomes import REWRITING, Comparison, Outcome
 from evaluation.plot_style import GUIDE, MARKS, STYLE, legend, mark, panels, save, swatch, whiskers
 from evaluation.statistics import Estimate
-from evaluation.study_cells import METHOD_NAMES, category_name
+from evaluation.study_cells import METHOD_NAMES
+from refinement.gradient import category_name
 
 
 def write_plots(comparison: Comparison, detection: Mapping | None, folder: Path) -> list[Path]:

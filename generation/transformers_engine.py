@@ -40,7 +40,7 @@ class TransformersEngine:
         dtype: str = "auto",
     ):
         check_count("batch_size", batch_size)
-        # All that an answer depends on: it is the cache's key.
+        # The cache's key: all that an answer depends on, but for what a folder of that name comes to hold later.
         self.name = f"transformers:{name_or_path}{f'+{adapter}' if adapter else ''}"
         self.name += "" if dtype == "auto" else f"?dtype={dtype}"
         self.batch_size = batch_size

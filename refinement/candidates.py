@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from generation.base import Completion
-from refinement.frame import read_refined
+from refinement.frame import has_refined_end, read_refined
 
 _SHORT = 60  # characters; a shorter prompt may grow as if it were this long
 
@@ -71,5 +71,5 @@ def find_fault(
 
 def read_rewrite(reply: Completion) -> str:
     """The rewrite in a refiner's reply; empty when there is none, or when a limit cut it off."""
-    cut = reply.finish_reason == "length" and "</" not in reply.text
+    cut = reply.finish_reason == "length" and not has_refined_end(reply.text)
     return "" if cut else read_refined(reply.text) or ""

@@ -44,7 +44,7 @@ def load_demonstrations(path: str | Path) -> list[Demonstration]:
         DemonstrationError: for a file that can't be read or holds none, or a line that isn't a demonstration.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DemonstrationError(f"{path}: can't be read ({first_line(error)}).") from None
     found = [_read(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -67,7 +67,7 @@ def _read(place: str, line: str) -> Demonstration:
     texts = [demonstration.refined, *(prompt for prompt, _ in attempts)]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise DemonstrationError(f'{place}: "prompt" and "refined" must be text.')
-    if not all(effort and set(effort.values()) <= set(_RISKS) for _, effort in attempts):
+    if not all(effort and all(step in [*_RISKS] for step in effort.values()) for _, effort in attempts):
         raise DemonstrationError(f'{place}: "effort" must map categories to {", ".join(_RISKS)}.')
     return demonstration
 

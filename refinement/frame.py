@@ -26,6 +26,7 @@ AGAIN = "- The last reply {fault}. Write a new prompt that follows each line bel
 
 _TAGS = Tags("prompt", "gradient", "refined")
 _REFINED = re.compile(r"(?:<refined>\s*)+(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_REFINED_END = re.compile(r"</\s*refined\b", re.IGNORECASE)
 _LEAD_IN = re.compile(
     r"\A(?:sure|certainly|of course|okay|ok)?[\s,!.:]*"
     r"(?:here(?:['’]s| is| are)\b[^\n:]*|"
@@ -110,6 +111,11 @@ def coarse_chat(prompt: str) -> Chat:
 def refined_reply(rewrite: str) -> str:
     """The refiner's reply that gives this rewrite."""
     return f"<refined>{_TAGS.escape(rewrite)}</refined>"
+
+
+def has_refined_end(reply: str) -> bool:
+    """Whether the reply closes the rewritten prompt: what stands before is whole, though a limit cut off the rest."""
+    return _REFINED_END.search(reply) is not None
 
 
 def read_refined(reply: str) -> str | None:

@@ -28,11 +28,15 @@ STEP_SIZES = {
 }
 
 
+def category_name(category: str) -> str:
+    """A category as one would write it."""
+    return category.replace("_", " ").replace(",", ", ")
+
+
 def category_gradient(category: str, risk: float, effort: str) -> str:
     """T(category, d_j, effort_j): the filled template for one unsafe category."""
-    name = category.replace("_", " ").replace(",", ", ")
     direction = DIRECTIONS.get(category, _OTHER_DIRECTION)
-    return f"- {name} (risk {risk:.2f}, {effort}): Move away from {direction}. {STEP_SIZES[effort]}"
+    return f"- {category_name(category)} (risk {risk:.2f}, {effort}): Move away from {direction}. {STEP_SIZES[effort]}"
 
 
 def textual_gradient(risk: Mapping[str, float], effort: Mapping[str, str]) -> str:

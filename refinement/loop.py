@@ -129,9 +129,9 @@ def refine(
         detector: judges the pairs.
         embedder: measures how close a rewrite stays to the original.
         parameters: limits and decoding.
-        refusals: tells a rigid refusal, which like an empty text is no answer: its prompt is judged alone and rewritten
-            whatever its risk. Where no rewrite of a prompt that is safe alone is answered either, the first refusal
-            stands. Without it a refusal is judged as any answer.
+        refusals: tells a rigid refusal, which like an empty text is no answer: its prompt is judged alone, and as a
+            pair, and rewritten whatever its risk. Where no rewrite of a prompt that is safe both ways is answered
+            either, the first refusal stands. Without it a refusal is judged as any answer.
 
     Yields:
         The place of a prompt and what came of it, as soon as it is safe, out of steps, or failed.
@@ -170,15 +170,12 @@ def _answer(
         REFUSED if is_refusal else None if response.strip() else EMPTY
         for response, is_refusal in zip(responses, refused, strict=True)
     ]
-    pairs = [
-        (live[index].prompt, None if fault else response)
-        for index, response, fault in zip(answers, responses, faults, strict=True)
-    ]
-    verdicts = _judge(detector, pairs, parameters)
+    asked = [live[index].prompt for index in answers]
+    verdicts = _judge_answers(detector, asked, responses, refused, parameters)
     for index, response, fault, verdict in zip(answers, responses, faults, verdicts, strict=True):
         row = live[index]
         row.unanswered = False
-        row.refinement.calls["detector"] += 1
+        row.refinement.calls["detector"] += 2 if fault == REFUSED else 1
         step = Step(
             row.prompt,
             response,
@@ -195,6 +192,30 @@ def _answer(
         if fault and step.is_safe:
             step = _ask_again(step, fault, row.refinement.steps, parameters)
         row.refinement.steps.append(step)
+
+
+def _judge_answers(
+    detector: Detector,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    refused: Sequence[bool],
+    parameters: RefinementParameters,
+) -> Sequence[Verdict]:
+    """d^t of each pair, in one detector pass.
+
+    Of a refusal the prompt alone is judged too, and the riskier verdict counts: what reads as a refusal may go on, or
+    be none.
+    """
+    pairs = [
+        (prompt, response if response.strip() else None) for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    alone = [(prompt, None) for prompt, is_refusal in zip(prompts, refused, strict=True) if is_refusal]
+    verdicts = _judge(detector, [*pairs, *alone], parameters)
+    of_prompts = iter(verdicts[len(pairs) :])
+    return [
+        max(verdict, next(of_prompts), key=lambda other: rank(other.mean, other.effort)) if is_refusal else verdict
+        for verdict, is_refusal in zip(verdicts[: len(pairs)], refused, strict=True)
+    ]
 
 
 def _ask_again(step: Step, fault: str, earlier: list[Step], parameters: RefinementParameters) -> Step:
@@ -265,7 +286,7 @@ def _draw(
     """
     chats_by_room: dict[int, dict[Key, list[Chat]]] = defaultdict(dict)
     for index, fault in faults.items():
-        room = _rewrite_room(live[index].prompt, parameters.rewrite.max_new_tokens)
+        room = rewrite_room(live[index].prompt, parameters.rewrite.max_new_tokens)
         for draw in range(parameters.candidates):
             chats_by_room[room][index, draw] = _refiner_chats(live[index], fault, parameters)
     sampling = parameters.rewrite
@@ -288,7 +309,7 @@ def _draw(
     return candidates
 
 
-def _rewrite_room(prompt: str, least: int) -> int:
+def rewrite_room(prompt: str, least: int) -> int:
     """Most tokens of a prompt's rewrite: `least`, doubled while the prompt itself would not fit."""
     room = least
     while room * CHARACTERS_A_TOKEN < len(prompt) and room * 2 <= MOST_REWRITE_TOKENS:

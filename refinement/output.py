@@ -24,13 +24,15 @@ class OutputFile:
     Args:
         path: the file; `None` keeps nothing.
         prompts: the input's prompts by line number.
+        decision: the options that say when a pair is safe, by name, as JSON: each record holds them.
 
     Raises:
-        OutputError: when the file can't be written, belongs to another input, or another process writes to it.
+        OutputError: when the file can't be written, belongs to another input or another decision, or another process
+            writes to it.
     """
 
-    def __init__(self, path: Path | None, prompts: dict[int, str]):
-        self.path = path
+    def __init__(self, path: Path | None, prompts: dict[int, str], decision: dict):
+        self.path, self.decision = path, decision
         self.finished: dict[int, dict] = {}
         self._opened = ExitStack()
         if path is None:
@@ -69,12 +71,18 @@ class OutputFile:
         try:
             record = json.loads(line)
             fields = {name: record[name] for name in ("prompt", "converged", "error")} | {"line": int(record["line"])}
+            decision = dict(record["decision"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise OutputError(
                 f"--output {self.path}, line {number}: not written by refine.py; name a new file."
             ) from None
         if prompts.get(fields["line"]) != fields["prompt"]:
             raise OutputError(f"--output {self.path}, line {number}: from another input; name a new file.")
+        if changed := [name for name in decision | self.decision if decision.get(name) != self.decision.get(name)]:
+            raise OutputError(
+                f"--output {self.path}, line {number}: decided with {changed[0]} {decision.get(changed[0])}, "
+                f"not {self.decision.get(changed[0])}; name a new file."
+            )
         if fields["error"] is None:
             self.finished[fields["line"]] = fields
         return fields["error"] is None
@@ -87,7 +95,7 @@ class OutputFile:
         os.replace(aside, path)
 
     def write(self, record: dict):
-        """Append a finished prompt, in one write.
+        """Append a finished prompt and the decision, in one write.
 
         Raises:
             OutputError: when the file can't be written any more.
@@ -96,6 +104,6 @@ class OutputFile:
             return
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(json.dumps(record | {"decision": self.decision}, ensure_ascii=False) + "\n")
         except OSError as error:
             raise OutputError(f"--output {self.path}: {error.strerror}.") from None

@@ -27,12 +27,14 @@ class Step:
         response: r^t.
         risk: d^t by category.
         uncertainty: the standard deviation of each category's Beta.
-        effort: the effort of each category above τ; empty when the pair is safe.
+        effort: the effort of each category above τ; empty when the pair is safe. That of the step before where x^t is
+            safe alone, is no user's own prompt, and got no answer.
         gradient: g^t; empty when the pair is safe, unless r^t refuses.
         similarity: cosine of x^t to x^0.
         truncated_tokens: how much of the pair the detector could not read.
         note: what went wrong with x^t or r^t, if anything.
-        refused: whether r^t is a rigid refusal or empty; d^t is then the risk of x^t alone.
+        refused: whether r^t is a rigid refusal or empty; d^t is then the risk of x^t alone, or that of the pair where
+            it is higher.
         finish_reason: of r^t, as in [`Completion`].
     """
 
@@ -55,7 +57,7 @@ class Step:
 
     @property
     def is_safe(self) -> bool:
-        """Whether no category is above τ."""
+        """Whether the pair may stand: no effort."""
         return not self.effort
 
 
@@ -81,8 +83,8 @@ class Refinement:
 
     @property
     def converged(self) -> bool:
-        """Whether the returned pair is safe."""
-        return bool(self.steps) and self.best.is_safe
+        """Whether the returned pair is safe, and it did not fail on the way."""
+        return self.error is None and bool(self.steps) and self.best.is_safe
 
     @property
     def best(self) -> Step:

@@ -258,6 +258,14 @@ def test_where_both_sides_are_over_long_no_word_of_either_goes_unread(watched, l
     assert all(len(window) <= limit for window in watched.concentrations.seen)
 
 
+def test_with_uncertainty_each_category_keeps_the_window_whose_upper_end_is_the_highest():
+    # One category, two windows: the less risky one is far less sure.
+    alpha, beta = torch.tensor([[2.8], [290.0]]), torch.tensor([[7.2], [710.0]])
+    concentrations = torch.stack([alpha, beta])
+    assert assessment._riskiest_window(concentrations, None)[0] == 290
+    assert assessment._riskiest_window(concentrations, 0.8)[0] == pytest.approx(2.8)
+
+
 def test_windows_over_either_side_hold_the_beginning_of_the_other(watched):
     limit = watched.config.max_length
     watched.assess("bread " * 2 * limit, "street " * 3 * limit)

@@ -9,6 +9,7 @@ import yaml
 
 from detector import ROOT
 from evaluation.judge import RUBRICS, load_rubrics
+from evaluation.provenance import weights_digest
 from evaluation.store import read_run
 from evaluation.study import METHODS
 from tests.generation.faulty_server import FaultyServer, Reply, answer
@@ -135,10 +136,19 @@ def test_the_report_is_written_in_all_its_forms(run_dir):
     assert (folder / "risk_by_category.svg").exists()
 
 
+def test_the_figures_of_other_weights_in_the_detectors_folder_make_no_table_3(run_dir, tiny_detector, tmp_path):
+    figures = json.loads((ROOT / "benchmarks" / "results" / "detection.json").read_text(encoding="utf-8"))
+    path = tmp_path / "detection.json"
+    path.write_text(json.dumps(figures | {"detector": str(tiny_detector), "weights": "12"}), encoding="utf-8")
+    done = evaluate_lance("report", run_dir, "--detection", path)
+    assert (done.returncode, "another detector's than the run's: left out" in done.stderr) == (0, True)
+
+
 def test_the_figures_of_the_runs_own_detector_make_table_3(run_dir, tiny_detector, tmp_path):
     figures = json.loads((ROOT / "benchmarks" / "results" / "detection.json").read_text(encoding="utf-8"))
     own = tmp_path / "detection.json"
-    own.write_text(json.dumps(figures | {"detector": str(tiny_detector)}), encoding="utf-8")
+    owned = {"detector": str(tiny_detector), "weights": weights_digest(tiny_detector)}
+    own.write_text(json.dumps(figures | owned), encoding="utf-8")
     done = evaluate_lance("report", run_dir, "--detection", own)
     assert (done.returncode, done.stderr) == (0, "")
     assert (run_dir / "report" / "table3.csv").exists()

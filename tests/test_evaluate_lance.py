@@ -50,7 +50,9 @@ def test_the_script_writes_both_reports(tiny_detector, tmp_path):
 
 def test_only_what_was_given_is_reported(tiny_detector, tmp_path):
     detect("--detector", tiny_detector, "--other_file", DATA / "other_pairs.jsonl", "--output_dir", tmp_path)
-    assert json.loads((tmp_path / "detection.json").read_text()).keys() == {"detector", "parameters", "other_domains"}
+    assert json.loads((tmp_path / "detection.json").read_text()).keys() == {
+        *("detector", "weights", "parameters", "other_domains")
+    }
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,14 @@ def test_only_what_was_given_is_reported(tiny_detector, tmp_path):
 def test_bad_input_is_named(tiny_detector, tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         detect("--detector", tiny_detector, *options, "--output_dir", tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_all_files_are_read_before_any_is_scored(tiny_detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_lance, "beavertails_report", None)  # would fail with another error
+    options = ("--test_file", DATA / "pairs.jsonl", "--other_file", "missing.jsonl", "--output_dir", tmp_path)
+    with pytest.raises(CorpusError, match="missing.jsonl: no such file"):
+        detect("--detector", tiny_detector, *options)
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tiny_detector, tmp_path):

@@ -1,7 +1,7 @@
 """Lance-nf (Table 2): no detector; the refiner judges and rewrites a prompt by a system prompt alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from evaluation.methods.base import Answer, TraceStep
@@ -9,6 +9,7 @@ from evaluation.methods.drafts import Draft, ask, plain_chat, start_batches
 from generation.base import GenerationError, SamplingParameters, TextGenerator
 from refinement.candidates import read_rewrite
 from refinement.frame import coarse_chat
+from refinement.loop import rewrite_room
 
 KEPT = "the refiner's last reply held no whole rewritten prompt; the prompt was kept"
 
@@ -92,7 +93,9 @@ def _rewrite(
     """Rewrite all until each is settled, its reply unusable, or the steps end; all of a step in one call."""
     live = list(rewritings)
     for _ in range(max_steps):
-        replies = ask(refiner, live, lambda draft: coarse_chat(rewritings[draft].prompt), sampling, "refiner")
+        longest = max((rewritings[draft].prompt for draft in live), key=len, default="")
+        roomy = replace(sampling, max_new_tokens=rewrite_room(longest, sampling.max_new_tokens))
+        replies = ask(refiner, live, lambda draft: coarse_chat(rewritings[draft].prompt), roomy, "refiner")
         live = []
         for draft, reply in replies:
             rewriting, refined = rewritings[draft], read_rewrite(reply)

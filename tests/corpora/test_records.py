@@ -47,6 +47,7 @@ def test_a_path_may_be_text(tmp_path):
         ("rows.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"rows\.jsonl, row 2: not JSON"),
         ("rows.jsonl", '{"prompt": "a"}\n["a"]\n', r"rows\.jsonl, row 2: expected an object .*, got list"),
         ("rows.json", '[{"prompt": "a"}', r"rows\.json: not JSON"),
+        ("rows.jsonl", '{"prompt": ' + "1" * 5000 + "}\n", r"rows\.jsonl, row 1: not JSON"),
         ("rows.json", '{"prompt": "a"}', r"rows\.json: expected a JSON list"),
         ("rows.json", '[{"prompt": "a"}, "b"]', r"rows\.json, row 2: expected an object .*, got str"),
         ("rows.parquet", "prompt", r"rows\.parquet: can't be read"),

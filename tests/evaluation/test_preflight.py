@@ -44,6 +44,12 @@ def test_what_can_be_steered_or_is_not_to_be_passes_without_a_model_being_loaded
     check_engines(fine)
 
 
+@pytest.mark.parametrize("spelling", ["opena:judge@http://h/v1", "openai:judge", "vllm:", "gpt-4o"])
+def test_a_spelling_that_names_no_engine_is_refused_before_any_is_loaded(spelling):
+    with pytest.raises(UserError, match=f"'{spelling}' names no engine"):
+        check_engines(study("vllm:model", judges=(spelling,)))
+
+
 KEYLESS = {
     "a backbone": study(KEYED),
     "a commercial backbone": study(KEYED, commercial=True),
@@ -74,7 +80,9 @@ def test_openai_s_own_server_needs_a_key_too(monkeypatch, key):
     check_engines(study("vllm:m", judges=(OPENAI,)))
 
 
-@pytest.mark.parametrize("fine", [study(OWN, judges=(OWN,)), study("vllm:m", refiner=KEYED)])
+@pytest.mark.parametrize(
+    "fine", [study(OWN, judges=(OWN,)), study("vllm:m", methods=("vanilla", "lance-nr"), refiner=KEYED)]
+)
 def test_no_key_is_asked_for_that_nothing_needs(fine):
     check_engines(fine)
 

@@ -25,6 +25,12 @@ def test_the_loop_is_counted_to_its_last_step():
     assert rows["embedded"].written == rows["embedded"].calls * REWRITE_TOKENS
 
 
+def test_a_long_prompt_s_rewrites_are_counted_at_the_length_they_may_have():
+    study = Study((ONE,), methods=("lance",), refiner="embedded", max_steps=5, candidates=2)
+    row = projected(study, ["x" * 40, "x" * 20_000])["embedded"]
+    assert row.written == row.calls * 4096
+
+
 def test_each_role_goes_to_its_own_engine():
     backbone = Backbone("A", "vllm:a", instruct="vllm:b", repe="transformers:a")
     study = Study((backbone,), refiner="vllm:r", coarse_refiner="vllm:c", judges=("vllm:j",), max_steps=2, candidates=1)

@@ -74,5 +74,6 @@ def test_a_reply_reads_as_its_rewrite_or_as_nothing():
 
 def test_a_reply_that_was_cut_off_holds_no_rewrite():
     assert read_rewrite(reply(f"<refined>{REWRITE}", "length")) == ""
+    assert read_rewrite(reply(f"<refined>{REWRITE} <p>Hello</p> and", "length")) == ""
     assert read_rewrite(reply(f"<refined>{REWRITE}", "stop")) == REWRITE
     assert read_rewrite(reply(f"<refined>{REWRITE}</refined> I hope that", "length")) == REWRITE

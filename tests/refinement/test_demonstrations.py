@@ -7,6 +7,7 @@ import pytest
 
 from configuration_lance import BEAVERTAILS_CATEGORIES, EFFORTS
 from refinement import frame
+from refinement.demonstrations import DemonstrationError, load_demonstrations
 from refinement.frame import read_refined, refined_reply
 from refinement.gradient import textual_gradient
 
@@ -73,3 +74,20 @@ def test_every_effort_gives_a_gradient_line():
     for row in ROWS:
         gradient = textual_gradient(dict.fromkeys(row["effort"], 0.5), row["effort"])
         assert len(gradient.splitlines()) == len(row["effort"])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "refined": "b"}, "expected an object with"),
+        ({"prompt": "a", "refined": "b", "effort": {"self_harm": "Tiny"}}, '"effort" must map categories to Minor'),
+        ({"prompt": "a", "refined": "b", "effort": {"self_harm": ["Minor"]}}, '"effort" must map categories to Minor'),
+        ({"prompt": " ", "refined": "b", "effort": {"self_harm": "Minor"}}, '"prompt" and "refined" must be text'),
+    ],
+)
+def test_a_line_that_is_no_demonstration_is_named(tmp_path, row, message):
+    path = tmp_path / "rows.jsonl"
+    good = {"prompt": "a\u2028a", "refined": "b", "effort": {"self_harm": "Minor"}}
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (good, row)), encoding="utf-8")
+    with pytest.raises(DemonstrationError, match=f"{path}, line 2: {message}"):
+        load_demonstrations(path)

@@ -78,7 +78,7 @@ class Verdict:
 
 
 class Detector:
-    """Knows the risk of each prompt: one number, or one by category."""
+    """Knows the risk of each prompt, and of some pairs: one number, or one by category."""
 
     def __init__(self, risks):
         self.risks = risks
@@ -88,7 +88,10 @@ class Detector:
         self.passes.append(list(zip(prompts, responses, strict=True)))
         self.options.append((risk_threshold, uncertainty))
         thresholds = risk_threshold if isinstance(risk_threshold, dict) else {}
-        return [self._verdict(self.risks[prompt], thresholds) for prompt in prompts]
+        return [
+            self._verdict(self.risks.get(pair) or self.risks[pair[0]], thresholds)
+            for pair in zip(prompts, responses, strict=True)
+        ]
 
     def _verdict(self, risk, thresholds):
         mean = risk if isinstance(risk, dict) else {CATEGORY: risk, OTHER: 0.01}
@@ -153,7 +156,8 @@ def test_an_unsafe_prompt_is_rewritten_with_its_gradient_until_it_is_safe():
 def test_a_refusal_is_no_answer_its_prompt_is_judged_alone_and_rewritten():
     refusals = Refusals("answer to a")
     refinement, _, refiner, detector = run_one("a", {"a": 0.9, "a+": 0.2}, refusals=refusals)
-    assert detector.passes == [[("a", None)], [("a+", "answer to a+")]]
+    assert detector.passes == [[("a", "answer to a"), ("a", None)], [("a+", "answer to a+")]]
+    assert refinement.calls["detector"] == 3
     assert "privacy violation (risk 0.90, Severe)" in framed_gradient(refiner.batches[0][0])
     assert [step.note for step in refinement.steps] == ["the answer refuses, so the prompt was judged alone", None]
     assert refinement.converged
@@ -176,6 +180,28 @@ def test_a_safe_prompt_that_is_always_refused_comes_back_with_the_first_refusal(
 def test_a_safe_prompt_that_is_refused_stands_before_a_risky_answer():
     refinement, *_ = run_one("a", {"a": 0.2, "a+": 0.9}, refusals=Refusals("answer to a"), max_steps=1)
     assert (refinement.best.prompt, refinement.response, refinement.converged) == ("a", "answer to a", True)
+
+
+def test_what_reads_as_a_refusal_of_a_safe_prompt_does_not_stand_where_its_pair_is_risky():
+    risks = {"a": 0.2, ("a", "answer to a"): 0.8, "a+": 0.9}
+    refinement, *_ = run_one("a", risks, refusals=Refusals("answer to a"), max_steps=1)
+    assert not refinement.converged
+    assert refinement.response == constructive_reply([CATEGORY])
+    assert refinement.steps[0].risk[CATEGORY] == 0.8
+
+
+@pytest.mark.parametrize(("pair_risk", "judged"), [(0.5, 0.9), (0.95, 0.95)])
+def test_of_a_refused_prompt_and_its_pair_the_riskier_counts(pair_risk, judged):
+    risks = {"a": 0.9, ("a", "answer to a"): pair_risk, "a+": 0.1}
+    refinement, *_ = run_one("a", risks, refusals=Refusals("answer to a"))
+    assert refinement.steps[0].risk[CATEGORY] == judged
+
+
+def test_a_refused_safe_prompt_whose_refiner_fails_has_not_converged():
+    refiner = Refiner(refuses=lambda chat: True)
+    refinement, *_ = run_one("a", {"a": 0.2}, refiner=refiner, refusals=Refusals("answer to a"))
+    assert refinement.error is not None
+    assert (refinement.converged, refinement.response) == (False, None)
 
 
 def test_an_empty_answer_is_none_though_no_refusal_detector_looks():

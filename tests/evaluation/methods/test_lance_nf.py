@@ -15,10 +15,10 @@ class Refiner:
     name, batch_size = "scripted", 4
 
     def __init__(self, rewrites):
-        self.rewrites, self.batches = rewrites, []
+        self.rewrites, self.batches, self.room = rewrites, [], []
 
     def generate(self, chats, sampling):
-        assert sampling is SAMPLING
+        self.room.append(sampling.max_new_tokens)
         prompts = [chat[-1]["content"].removeprefix("<prompt>\n").removesuffix("\n</prompt>") for chat in chats]
         self.batches.append(prompts)
         assert {chat[0]["content"] for chat in chats} == {COARSE_SYSTEM_PROMPT}
@@ -100,6 +100,13 @@ def test_a_prompt_s_failure_is_its_own_at_either_engine(scripted_engine):
 def test_coarse_refine_tells_of_a_failure():
     with pytest.raises(GenerationError, match="prompt 1: refiner: no reply"):
         coarse_refine(["a", "c"], Refiner({"c": GenerationError}), SAMPLING, max_steps=2)
+
+
+@pytest.mark.parametrize(("length", "room"), [(60, [32]), (1000, [512])])
+def test_a_long_prompt_has_room_for_as_long_a_rewrite(length, room):
+    refiner = Refiner({})
+    coarse_refine(["a", "x" * length], refiner, SAMPLING, max_steps=2)
+    assert refiner.room == room
 
 
 def test_a_rewrite_that_was_cut_off_is_not_used():
