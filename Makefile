@@ -63,7 +63,7 @@ variants: .venv/installed
 # Every variant of the loop on the same prompts: benchmarks/results/refinement_report.md.
 refinement-report: .venv/installed
 	$(BIN)/python -m benchmarks.refinement_report --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \
-		--xstest_prompts $(DATA)/xstest_prompts.csv --output_dir benchmarks/results --candidates 1 --uncertainty 0.8
+		--xstest_prompts $(DATA)/xstest_prompts.csv --output_dir benchmarks/results --candidates 1 4 --uncertainty 0.8
 
 # The loop's speed against TextGrad: with transformers, then with vLLM on the same weights.
 BENCH_REFINEMENT = -m benchmarks.refinement --prompts_file $(DATA)/beavertails_evaluation_dev_200.jsonl \

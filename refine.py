@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="hold the upper end of the risk's interval of this level against τ, such as 0.8",
     )
     parser.add_argument("--max_steps", type=int, default=5, help="most rewrites of a prompt (default: 5)")
-    parser.add_argument("--candidates", type=int, default=4, help="rewrites drawn at each step (default: 4)")
+    parser.add_argument("--candidates", type=int, default=2, help="rewrites drawn at each step (default: 2)")
     parser.add_argument("--shots", type=int, help="examples for the refiner (default: 0 if fine-tuned, else 2)")
     parser.add_argument("--batch_size", type=int, help="prompts under way at once (default: what suits the target)")
     parser.add_argument("--cache", type=Path, help="folder that keeps greedy completions, so that none is asked twice")

@@ -79,7 +79,7 @@ class Study:
     max_new_tokens: int = 512
     max_steps: int = 5
     risk_threshold: float = 0.3
-    candidates: int = 4
+    candidates: int = 2
     repe_coefficient: float = 0.05
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """The one spelling of an engine: `embedded`, or `KIND:MODEL`."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key 
 OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size and dtype for transformers; batch_size,
 tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds),
 key_variable (the environment variable that holds the key) and follows_schema for openai."""
-# From the last @ before a URL: a model's name may hold one too.
-_ON_SERVER = re.compile(r"(.+)@(https?://.+)")
 
 
 class EngineError(UserError):
@@ -41,33 +40,24 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
         EngineError: for another spelling, an option that the engine doesn't have, or a model that can't be loaded.
     """
     check_spelling(spelling)
-    source, _, query = spelling.partition("?")
-    kind, _, model = source.partition(":")
     try:
-        options = _read_options(query)
-        if source == EMBEDDED:
+        options = _read_options(spelling.partition("?")[2])
+        if is_embedded(spelling):
             return TransformersEngine(str(embedded_model()), embedded_adapter, **options)
-        if kind == "openai" and (on_server := _ON_SERVER.fullmatch(model)):
-            return OpenAIEngine(on_server[1], on_server[2], **options)
-        make = TransformersEngine if kind == "transformers" else _vllm_engine()
-        return make(*_split_adapter(model), **options)
+        make, named = _read_kind(spelling)
+        return make(*named, **options)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         raise EngineError(f"{spelling}: {first_line(error)}") from None
 
 
 def check_spelling(spelling: str):
-    """Refuse what is in none of the forms of `SPELLINGS`; nothing is loaded.
+    """Refuse what names no engine; nothing is loaded.
 
     Raises:
         EngineError: naming the forms.
     """
-    kind, _, model = spelling.partition("?")[0].partition(":")
-    on_server = _ON_SERVER.fullmatch(model) is not None
-    if not (is_embedded(spelling) or (kind in ("transformers", "vllm") and model) or (kind == "openai" and on_server)):
-        raise EngineError(
-            f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or "
-            "'openai:MODEL@BASE_URL'."
-        )
+    if not is_embedded(spelling):
+        _read_kind(spelling)
 
 
 def is_embedded(spelling: str) -> bool:
@@ -75,9 +65,33 @@ def is_embedded(spelling: str) -> bool:
     return spelling.partition("?")[0] == EMBEDDED
 
 
-def _split_adapter(model: str) -> tuple[str, str | None]:
-    name, _, adapter = model.partition("+")
-    return name, adapter or None
+def _vllm(*named: Any, **options: Any) -> TextGenerator:
+    try:
+        from generation.vllm_engine import VLLMEngine  # an extra: imported where it is asked for
+    except ImportError as error:
+        raise ValueError(f"vLLM is not installed ({first_line(error)}): pip install -r requirements-vllm.txt") from None
+    return VLLMEngine(*named, **options)
+
+
+_WITH_ADAPTER = re.compile(r"([^+]+)(?:\+(.+)?)?")
+_ON_SERVER = re.compile(r"(.+)@(https?://.+)")  # from the last @ before a URL: a model's name may hold one too
+# By kind: what makes the engine, and how the model is named, whose groups are the first arguments.
+_KINDS: dict[str, tuple[Callable[..., TextGenerator], re.Pattern]] = {
+    "transformers": (TransformersEngine, _WITH_ADAPTER),
+    "vllm": (_vllm, _WITH_ADAPTER),
+    "openai": (OpenAIEngine, _ON_SERVER),
+}
+
+
+def _read_kind(spelling: str) -> tuple[Callable[..., TextGenerator], tuple[str | None, ...]]:
+    kind, _, model = spelling.partition("?")[0].partition(":")
+    if kind in _KINDS:
+        make, pattern = _KINDS[kind]
+        if named := pattern.fullmatch(model):
+            return make, named.groups()
+    raise EngineError(
+        f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or 'openai:MODEL@BASE_URL'."
+    )
 
 
 def _read_options(query: str) -> dict[str, Any]:
@@ -99,11 +113,3 @@ def _read_value(value: str) -> str | int | float | bool:
         except ValueError:
             continue
     return value
-
-
-def _vllm_engine():
-    try:
-        from generation.vllm_engine import VLLMEngine  # an extra: imported where it is asked for
-    except ImportError as error:
-        raise ValueError(f"vLLM is not installed ({first_line(error)}): pip install -r requirements-vllm.txt") from None
-    return VLLMEngine

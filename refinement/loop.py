@@ -77,7 +77,7 @@ class RefinementParameters:
     batch_size: int = 16
     risk_threshold: float | Mapping[str, float | None] | None = None
     uncertainty: float | None = None
-    candidates: int = 4
+    candidates: int = 2
     limits: IntentLimits = IntentLimits()
     history: int = 2
     shots: int = 0
