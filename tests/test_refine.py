@@ -208,7 +208,18 @@ def test_a_rerun_remembers_what_did_not_converge(outcome, finished_run, tmp_path
     _, prompts, content = finished_run
     output = tmp_path / "refined.jsonl"
     output.write_bytes(content.replace(b'"converged": true', b'"converged": false', 1))
-    assert outcome("--input", prompts, "--output", output) == (3, "")
+    assert outcome("--input", prompts, "--output", output, "--threshold", SAFE) == (3, "")
+
+
+def test_a_rerun_with_another_threshold_is_one_line_and_changes_nothing(outcome, finished_run, tmp_path):
+    _, prompts, content = finished_run
+    output = tmp_path / "refined.jsonl"
+    output.write_bytes(content)
+    code, error = outcome("--input", prompts, "--output", output, "--threshold", UNSAFE)
+    assert code == 2
+    assert_one_line(error)
+    assert f"{output}, line 1: decided with threshold {SAFE}, not {UNSAFE}" in error
+    assert output.read_bytes() == content
 
 
 def test_a_torn_last_line_is_cut_off_and_done_again(script, finished_run, tmp_path):
