@@ -2,9 +2,9 @@
 
     python -m benchmarks.variants --data ../shared/data --encoder ENCODER --output_dir benchmarks/results
 
-A run a variant and seed, kept in --runs_dir and not made again. All variants of a seed share their rows, their split
-and their fresh heads, so their differences are paired. Judged on held-out prompts of the training files, and on pairs
-from other domains; never on the test sets. Writes variants.json and variants.md, and adds to those of the same options.
+All variants of a seed share their rows, their split and their fresh heads, so their differences are paired. Judged on
+held-out prompts of the training files, and on pairs from other domains; never on the test sets. Writes variants.json,
+which keeps each run's figures and is read first, so that no run is made twice, and variants.md.
 """
 
 import argparse
@@ -66,13 +66,13 @@ OTHER_DOMAINS = {
 }
 
 
-def train_options(options: str, seed: int, args: argparse.Namespace) -> list[str]:
+def train_options(options: str, seed: str, args: argparse.Namespace) -> list[str]:
     """What a run is trained with, but for its folder."""
     return [
         *("--encoder", args.encoder, "--train_file", str(args.data / "beavertails_train.jsonl")),
         *("--safe_file", *(str(args.data / name) for name in SAFE_FILES)),
         *("--max_train_rows", str(args.rows), "--max_length", str(args.max_length)),
-        *("--seed", str(seed), *f"{COMMON} {options}".split()),
+        *("--seed", seed, *f"{COMMON} {options}".split()),
     ]
 
 
@@ -88,23 +88,50 @@ def train(folder: Path, options: list[str]):
         raise UsageError(f"train.py failed: see {log.name}.")
 
 
-def measure(name: str, seed: int, args: argparse.Namespace) -> dict:
-    """The figures of a variant at a seed, by group and figure; trained unless its folder has them."""
+def measure(name: str, seed: str, args: argparse.Namespace) -> dict:
+    """Train a variant at a seed; its figures by group and name."""
     options = train_options(VARIANTS[name], seed, args)
     folder = args.runs_dir / sha256(" ".join(options).encode()).hexdigest()[:16]
-    kept = folder / "figures.json"
-    if not kept.exists():
-        train(folder, options)
-        pairs = load_pairs(str(args.data / "other_domains_dev.jsonl"))
-        report = other_domains_report(load_detector(str(folder)), pairs)
-        validation = json.loads((folder / "validation_metrics.json").read_text(encoding="utf-8"))
-        figures = {"validation": {heading: validation[figure] for heading, figure in VALIDATION.items()}} | {
-            source: {heading: row[figure] for heading, figure in OTHER_DOMAINS.items()}
-            for source, row in report.items()
-            if isinstance(row, dict)
-        }
-        kept.write_text(json.dumps(figures), encoding="utf-8")
-    return json.loads(kept.read_text(encoding="utf-8"))
+    train(folder, options)
+    report = other_domains_report(load_detector(str(folder)), load_pairs(str(args.data / "other_domains_dev.jsonl")))
+    validation = json.loads((folder / "validation_metrics.json").read_text(encoding="utf-8"))
+    return {"validation": {heading: validation[figure] for heading, figure in VALIDATION.items()}} | {
+        source: {heading: row[figure] for heading, figure in OTHER_DOMAINS.items()}
+        for source, row in report.items()
+        if isinstance(row, dict)
+    }
+
+
+def read_runs(path: Path, setting: dict) -> dict[str, dict[str, dict]]:
+    """The figures of the runs that an earlier report holds, by variant and seed.
+
+    Args:
+        path: of the report; there may be none yet.
+        setting: what all runs of a report share.
+
+    Raises:
+        UsageError: when the report's setting is another one.
+    """
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else setting | {"variants": {}}
+    if not setting.items() <= earlier.items():
+        raise UsageError(f"{path}: its runs are of another setting; name another --output_dir.")
+    known = earlier["variants"]
+    return {
+        name: known[name]["runs"] if name in known and known[name]["options"] == options else {}
+        for name, options in VARIANTS.items()
+    }
+
+
+def write_report(path: Path, setting: dict, seeds: list[str], runs: dict[str, dict[str, dict]]) -> dict:
+    """Write and return all runs, and the summary of each variant that was run with every seed."""
+    report = setting | {"seeds": seeds, "variants": {}}
+    for name in filter(runs.get, VARIANTS):
+        report["variants"][name] = {"options": VARIANTS[name], "runs": runs[name]}
+        if runs[name].keys() >= set(seeds):
+            own, base = ([runs[of][seed] for seed in seeds] for of in (name, BASE))
+            report["variants"][name]["figures"] = summarise(own, base)
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
 
 
 def summarise(runs: list[dict], base: list[dict]) -> dict:
@@ -130,16 +157,16 @@ def summarise(runs: list[dict], base: list[dict]) -> dict:
 
 def as_markdown(report: dict) -> str:
     """A table for validation, for all other domains and for each source of theirs."""
-    seeds = ", ".join(map(str, report["seeds"]))
     parts = [
-        f"{report['rows']:,} training rows, seeds {seeds}: means × 100, ± the standard deviation over the seeds. "
-        "Validation first, then all pairs from other domains, then by their source."
+        f"{report['rows']:,} training rows, seeds {', '.join(report['seeds'])}: means × 100, ± the standard deviation "
+        "over the seeds. Validation first, then all pairs from other domains, then by their source."
     ]
-    for group, headings in next(iter(report["variants"].values()))["figures"].items():
-        rows = []
-        for name, variant in report["variants"].items():
-            figures = variant["figures"][group]
-            rows.append([name, *map(_percent, figures.values()), _percent(figures["AUPRC"]["gain"])])
+    summaries = {name: row["figures"] for name, row in report["variants"].items() if "figures" in row}
+    for group, headings in summaries[BASE].items():
+        rows = [
+            [name, *map(_percent, figures[group].values()), _percent(figures[group]["AUPRC"]["gain"])]
+            for name, figures in summaries.items()
+        ]
         parts += [f"## {group.replace('_', ' ')}", markdown_table(["variant", *headings, "gain in AUPRC"], rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -154,29 +181,33 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="the folder of the project's data files")
     parser.add_argument("--encoder", required=True, help="the encoder that all variants start from")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--runs_dir", type=Path, default=Path("runs/variants"))
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs/variants"), help="the runs' folders and logs")
     parser.add_argument("--rows", type=int, default=7000, help="training rows of each run")
     parser.add_argument("--max_length", type=int, default=256, help="tokens of a pair")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=seed_number, nargs="+", default=["0", "1", "2"])
     parser.add_argument("--only", nargs="+", choices=[*VARIANTS], help="these variants, beside the first")
     return parser
 
 
+def seed_number(text: str) -> str:
+    """A seed's number, as the report's keys have it."""
+    return str(int(text))
+
+
 def main(args: argparse.Namespace):
-    """Train what is missing, and write the report."""
+    """Make the runs that are missing, and write the report after each."""
     make_folder("--runs_dir", args.runs_dir)
     make_folder("--output_dir", args.output_dir)
-    options = {"rows": args.rows, "max_length": args.max_length, "seeds": args.seeds, "common": COMMON}
+    setting = {"rows": args.rows, "max_length": args.max_length, "common": COMMON}
     path = args.output_dir / "variants.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    rows = earlier["variants"] if options.items() <= earlier.items() else {}
-    base = [measure(BASE, seed, args) for seed in args.seeds]
+    runs = read_runs(path, setting)
     for name in [BASE, *(args.only or VARIANTS)]:
-        figures = summarise([measure(name, seed, args) for seed in args.seeds], base)
-        rows[name] = {"options": VARIANTS[name], "figures": figures}
-        report = options | {"variants": {known: rows[known] for known in VARIANTS if known in rows}}
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
+        for seed in args.seeds:
+            if seed not in runs[name]:
+                runs[name][seed] = measure(name, seed, args)
+                write_report(path, setting, args.seeds, runs)
+    report = write_report(path, setting, args.seeds, runs)
+    path.with_suffix(".md").write_text(as_markdown(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

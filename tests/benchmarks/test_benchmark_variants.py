@@ -41,10 +41,14 @@ def test_a_variant_is_trained_measured_and_not_trained_again(tiny_encoder, tmp_p
     for _ in range(2):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        written.append({path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.log")})
-    assert len(written[0]) == 2
-    assert written[1] == written[0]
+        written.append(sorted((tmp_path / "runs").glob("*.log")))
+        shutil.rmtree(tmp_path / "runs")
+    assert [len(logs) for logs in written] == [2, 0]
     report = json.loads((tmp_path / "results" / "variants.json").read_text(encoding="utf-8"))
     assert list(report["variants"]) == [BASE, "no KL"]
+    assert report["variants"]["no KL"]["runs"].keys() == {"3"}
     assert {"validation", "all"} < report["variants"]["no KL"]["figures"].keys()
     assert "## validation" in (tmp_path / "results" / "variants.md").read_text(encoding="utf-8")
+    other = subprocess.run([*command, "--max_length", "32"], cwd=ROOT, capture_output=True, text=True)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "name another --output_dir" in other.stderr
