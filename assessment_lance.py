@@ -73,7 +73,6 @@ class RiskDistribution:
         beta: its second.
         effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above its τ, the riskiest first.
         is_safe: whether no category is above its τ.
-        truncated_tokens: how many tokens of the pair went unread: none, since windows hold all of an over-long one.
     """
 
     mean: dict[str, float]
@@ -82,7 +81,6 @@ class RiskDistribution:
     beta: dict[str, float]
     effort: dict[str, str]
     is_safe: bool
-    truncated_tokens: int = 0
 
     @property
     def max_risk(self) -> float:

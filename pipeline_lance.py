@@ -64,7 +64,7 @@ class RiskDistributionPipeline(Pipeline):
         Returns:
             For one input a dictionary, for a list a list of them, else an iterator over them. A dictionary holds
             `risk` and `std` by category name; `effort`, the level by name of each category above its threshold;
-            `is_safe`, whether there is none; `max_risk`; and `truncated_tokens`, how many went unread.
+            `is_safe`, whether there is none; and `max_risk`.
 
         Raises:
             ValueError: for an input of another kind or without a prompt, an unknown option or one out of its range.
@@ -118,7 +118,6 @@ class RiskDistributionPipeline(Pipeline):
             "effort": verdict.effort,
             "is_safe": verdict.is_safe,
             "max_risk": verdict.max_risk,
-            "truncated_tokens": verdict.truncated_tokens,
         }
 
 

@@ -59,11 +59,6 @@ class Scores:
         return np.maximum(self.risk, [[high for _, high in pair] for pair in ends])
 
     @property
-    def truncated(self) -> int:
-        """How many pairs did not fit the encoder whole."""
-        return sum(distribution.truncated_tokens > 0 for distribution in self.distributions)
-
-    @property
     def max_risk(self) -> np.ndarray:
         """max_j d_j, of shape `(pairs,)`."""
         return self.risk.max(1)
@@ -108,7 +103,6 @@ def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
         "protocol": BEAVERTAILS_PROTOCOL,
         "n": len(test),
         "harmful": int(harmful.sum()),
-        "truncated": scores.truncated,
         "threshold": threshold,
         **{name: float(metrics[name]) for name in names},
         "binary_f1_interval": interval(_f1, harmful, flagged),
@@ -137,7 +131,6 @@ def xstest_report(detector, prompts: Dataset, completions: Dataset) -> dict:
         "n_harmful": int(harmful.sum()),
         "n_safe_prompts": int(prompt_safe.sum()),
         "n_harmful_prompts": int((~prompt_safe).sum()),
-        "truncated": pairs.truncated,
     }
     upper_risk, counted = pairs.upper.max(1), safe | harmful
     if safe.any() and harmful.any():
@@ -161,7 +154,7 @@ def other_domains_report(detector, pairs: Dataset) -> dict:
     harmful, sources = ~np.array(pairs["is_safe"]), np.array(pairs["source"])
     groups = {"all": np.ones(len(pairs), dtype=bool)} | {str(name): sources == name for name in np.unique(sources)}
     figures = {name: _binary_figures(scores.max_risk[members], harmful[members]) for name, members in groups.items()}
-    return {"protocol": OTHER_PROTOCOL, "truncated": scores.truncated, **figures}
+    return {"protocol": OTHER_PROTOCOL, **figures}
 
 
 def _binary_figures(max_risk: np.ndarray, harmful: np.ndarray) -> dict:

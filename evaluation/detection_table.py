@@ -60,7 +60,7 @@ def _beavertails(figures: dict, parameters: int) -> str:
     return "\n\n".join(
         [
             f"## BeaverTails test split ({figures['n']:,} pairs, {figures['harmful']:,} harmful)",
-            f"{figures['protocol']} Over-long pairs cut: {figures['truncated']}. {LABEL_NOISE}",
+            f"{figures['protocol']} {LABEL_NOISE}",
             markdown_table(
                 ["model", "size", "F1 × 100", "F1 × 100 on XSTest responses", "source"], [row for _, row in rows]
             ),

@@ -46,8 +46,6 @@ def _step_panel(step: Step, title: str) -> Panel:
         parts.append(Text(f"safe: highest risk {step.max_risk:.2f}", style="green"))
     else:
         parts.append(_risk_bars(step))
-    if step.truncated_tokens:
-        parts.append(Text(f"{step.truncated_tokens} tokens went unread by the detector", style="yellow"))
     return Panel(Group(*parts), title=title, title_align="left")
 
 

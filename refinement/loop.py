@@ -29,7 +29,6 @@ class Verdict(Protocol):
     mean: dict[str, float]
     std: dict[str, float]
     effort: dict[str, str]
-    truncated_tokens: int
 
 
 class Detector(Protocol):
@@ -184,7 +183,6 @@ def _answer(
             verdict.effort,
             textual_gradient(verdict.mean, verdict.effort),
             row.similarity,
-            verdict.truncated_tokens,
             JUDGED_ALONE.format(what=fault) if fault else None,
             fault is not None,
             answers[index].finish_reason,

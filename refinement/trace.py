@@ -31,7 +31,6 @@ class Step:
             safe alone, is no user's own prompt, and got no answer.
         gradient: g^t; empty when the pair is safe, unless r^t refuses.
         similarity: cosine of x^t to x^0.
-        truncated_tokens: how much of the pair the detector could not read.
         note: what went wrong with x^t or r^t, if anything.
         refused: whether r^t is a rigid refusal or empty; d^t is then the risk of x^t alone, or that of the pair where
             it is higher.
@@ -45,7 +44,6 @@ class Step:
     effort: dict[str, str]
     gradient: str
     similarity: float
-    truncated_tokens: int
     note: str | None = None
     refused: bool = False
     finish_reason: str | None = None

@@ -72,7 +72,6 @@ def assert_same(verdicts, expected, tolerance=1e-3):
     for verdict, other in zip(verdicts, expected, strict=True):
         for name in ("mean", "std", "alpha", "beta"):
             assert getattr(verdict, name) == pytest.approx(getattr(other, name), abs=tolerance)
-        assert verdict.truncated_tokens == other.truncated_tokens
 
 
 @pytest.mark.parametrize("form", FORMATS)

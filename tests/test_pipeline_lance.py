@@ -59,7 +59,6 @@ def as_dictionaries(verdicts):
             "effort": verdict.effort,
             "is_safe": verdict.is_safe,
             "max_risk": verdict.max_risk,
-            "truncated_tokens": verdict.truncated_tokens,
         }
         for verdict in verdicts
     ]

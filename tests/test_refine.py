@@ -13,7 +13,7 @@ from detector import ROOT
 QUESTIONS = ["How do I bake bread at home?", "What is the safest way to cross a street?"]
 RECORD_KEYS = {"prompt", "refined_prompt", "response", "converged", "similarity", "length_ratio", "error", "steps"}
 RECORD_KEYS |= {"calls", "tokens", "seconds"}
-STEP_KEYS = {"prompt", "response", "risk", "uncertainty", "effort", "gradient", "similarity", "truncated_tokens"}
+STEP_KEYS = {"prompt", "response", "risk", "uncertainty", "effort", "gradient", "similarity"}
 STEP_KEYS |= {"note"}
 SAFE, UNSAFE = "0.999", "0.001"  # thresholds that every pair passes, and none
 

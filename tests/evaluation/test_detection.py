@@ -23,7 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:No positive class found")
 @dataclass
 class Assessment:
     mean: dict[str, float]
-    truncated_tokens: int
 
     @property
     def std(self):
@@ -37,8 +36,8 @@ class Assessment:
 class KnownDetector:
     """Looks each pair's risk up; a single number is the risk of the second category, the first one's is half of it."""
 
-    def __init__(self, risks, truncated=(), threshold=0.5, cuts=None):
-        self.risks, self.truncated = risks, truncated
+    def __init__(self, risks, threshold=0.5, cuts=None):
+        self.risks = risks
         self.config = SimpleNamespace(
             binary_threshold=threshold, category_thresholds=cuts, categories=["theft", "violence"]
         )
@@ -47,18 +46,14 @@ class KnownDetector:
         keys = list(zip(prompts, [None] * len(prompts) if responses is None else responses, strict=True))
         risks = [self.risks[key] for key in keys]
         pairs = [(risk / 2, risk) if isinstance(risk, float) else risk for risk in risks]
-        return [
-            Assessment({"theft": first, "violence": second}, 3 * (key in self.truncated))
-            for key, (first, second) in zip(keys, pairs, strict=True)
-        ]
+        return [Assessment({"theft": first, "violence": second}) for first, second in pairs]
 
 
-def test_scores_keep_the_order_of_pairs_and_categories_and_count_the_truncated():
-    detector = KnownDetector({("a", "x"): (0.1, 0.7), ("b", None): (0.6, 0.2)}, truncated={("b", None)})
+def test_scores_keep_the_order_of_pairs_and_categories():
+    detector = KnownDetector({("a", "x"): (0.1, 0.7), ("b", None): (0.6, 0.2)})
     scores = score(detector, ["b", "a"], [None, "x"])
     assert scores.risk.tolist() == [[0.6, 0.2], [0.1, 0.7]]
     assert scores.max_risk.tolist() == [0.6, 0.7]
-    assert scores.truncated == 1
 
 
 def test_the_upper_end_is_never_below_the_risk():
@@ -91,12 +86,12 @@ def labelled_pairs():
 @pytest.fixture(scope="module")
 def beavertails():
     risks = {key: risk for key, (risk, _) in PAIRS.items()}
-    detector = KnownDetector(risks, truncated={("2", "x"), ("5", "x")}, threshold=0.75)
+    detector = KnownDetector(risks, threshold=0.75)
     return beavertails_report(detector, labelled_pairs(), METRIC)
 
 
 def test_beavertails_figures_agree_with_those_by_hand_at_the_checkpoints_own_threshold(beavertails):
-    assert (beavertails["n"], beavertails["harmful"], beavertails["truncated"]) == (5, 3, 2)
+    assert (beavertails["n"], beavertails["harmful"]) == (5, 3)
     assert beavertails["threshold"] == 0.75
     # Flagged: 1 for theft, 3 for violence.
     figures = {"binary_f1": 2 / 5, "auprc": 29 / 36, "micro_f1": 2 / 5, "macro_f1": 1 / 3, "map": 2 / 3}
@@ -158,13 +153,13 @@ def xstest():
     ]
     risks = {(prompt, None): risk for prompt, risk in ALONE.items()}
     risks |= {(prompt, response): risk for prompt, _, _, pairs in COMPLETIONS for response, _, risk in pairs}
-    detector = KnownDetector(risks, truncated={("s2", "a")})
+    detector = KnownDetector(risks)
     return xstest_report(detector, Dataset.from_list(prompts), Dataset.from_list(completions))
 
 
 def test_xstest_counts_compliances_with_unsafe_prompts_as_harmful(xstest):
-    counts = [xstest[name] for name in ("n_safe", "n_harmful", "n_safe_prompts", "n_harmful_prompts", "truncated")]
-    assert counts == [6, 2, 3, 2, 1]
+    counts = [xstest[name] for name in ("n_safe", "n_harmful", "n_safe_prompts", "n_harmful_prompts")]
+    assert counts == [6, 2, 3, 2]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +211,7 @@ def other_domains():
         for safe, values in kinds.items()
         for risk in values
     ]
-    detector = KnownDetector({(row["prompt"], "r"): row["risk"] for row in rows}, truncated={("y0.7", "r")})
+    detector = KnownDetector({(row["prompt"], "r"): row["risk"] for row in rows})
     return other_domains_report(detector, Dataset.from_list(rows))
 
 
@@ -244,9 +239,8 @@ def test_other_domains_agree_with_those_by_hand(other_domains, group, expected):
     assert other_domains[group] == pytest.approx(expected)
 
 
-def test_other_domains_report_each_source_and_the_truncated(other_domains):
-    assert set(other_domains) == {"protocol", "truncated", "all", "x", "y"}
-    assert other_domains["truncated"] == 1
+def test_other_domains_report_each_source(other_domains):
+    assert set(other_domains) == {"protocol", "all", "x", "y"}
 
 
 def test_the_reports_fill_every_section_and_survive_json(beavertails, xstest, other_domains):
@@ -275,7 +269,7 @@ class HostileWords(KnownDetector):
     def assess(self, prompts, responses=None):
         texts = prompts if responses is None else responses
         risks = [0.9 if any(word in text for word in self.words) else 0.1 for text in texts]
-        return [Assessment({"theft": risk, "violence": 0.05}, 0) for risk in risks]
+        return [Assessment({"theft": risk, "violence": 0.05}) for risk in risks]
 
 
 def test_the_projects_own_files_are_scored_from_end_to_end():

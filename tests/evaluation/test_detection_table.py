@@ -16,7 +16,6 @@ def beavertails(binary_f1=0.851):
         "protocol": "How pairs count.",
         "n": 3021,
         "harmful": 1733,
-        "truncated": 12,
         "threshold": 0.4321,
         "binary_f1": binary_f1,
         "binary_f1_interval": [binary_f1 - 0.01, binary_f1 + 0.01],
@@ -48,7 +47,6 @@ def xstest():
         "n_harmful": 321,
         "n_safe_prompts": 250,
         "n_harmful_prompts": 200,
-        "truncated": 0,
         **{
             threshold: rates(fpr, 0.9)
             | {"fpr_by_type": {"homonyms": fpr / 2, "definitions": fpr * 2}, "prompts_alone": rates(fpr + 0.1, 0.8)}
@@ -60,7 +58,7 @@ def xstest():
 
 def other_domains():
     figures = {"n": 20, "harmful": 8, "f1": 0.5, "auprc": 0.6, "recall": 0.7, "fpr": 0.8, "recall_at_fpr_0.2": 0.9}
-    return {"protocol": "How others count.", "truncated": 4, "all": figures, "forum": figures | {"n": 9}}
+    return {"protocol": "How others count.", "all": figures, "forum": figures | {"n": 9}}
 
 
 def beavertails_markdown(*figures):
@@ -103,7 +101,7 @@ def test_the_other_figures_of_beavertails():
         "threshold": "0.432",
     }
     assert "## BeaverTails test split (3,021 pairs, 1,733 harmful)" in markdown
-    assert "How pairs count. Over-long pairs cut: 12." in markdown
+    assert "How pairs count." in markdown
 
 
 def test_label_noise_stands_beside_the_f1():

@@ -30,7 +30,7 @@ class Detector:
     def verdict(self, words):
         risk = 0.1 if len(words) - 3 >= REWRITES[words[0]] else 0.9
         effort = {CATEGORY: "Severe"} if risk > 0.3 else {}
-        return SimpleNamespace(mean={CATEGORY: risk}, std={CATEGORY: 0.1}, effort=effort, truncated_tokens=0)
+        return SimpleNamespace(mean={CATEGORY: risk}, std={CATEGORY: 0.1}, effort=effort)
 
 
 class OneTopic:

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -12,11 +11,11 @@ CATEGORY = "privacy_violation"
 
 
 def unsafe(prompt="a risky prompt", response="a risky answer", risk=0.8, effort="Severe", note=None):
-    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", 0.9, 0, note)
+    return Step(prompt, response, {CATEGORY: risk}, {CATEGORY: 0.05}, {CATEGORY: effort}, "- gradient", 0.9, note)
 
 
 def safe(prompt="a safe prompt", response="a helpful answer"):
-    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "", 0.9, 0)
+    return Step(prompt, response, {CATEGORY: 0.12}, {CATEGORY: 0.05}, {}, "", 0.9)
 
 
 def shown(*steps, **fields):
@@ -72,10 +71,6 @@ def test_a_prompt_that_failed_on_its_way_shows_its_steps_and_its_lowest_risk_but
 
 def test_a_note_is_shown():
     assert "the prompt was kept" in shown(unsafe(note="the prompt was kept"))
-
-
-def test_what_the_detector_could_not_read_is_said():
-    assert "7 tokens went unread by the detector" in shown(replace(safe(), truncated_tokens=7))
 
 
 def test_a_refinement_without_a_step_shows_nothing():

@@ -70,7 +70,6 @@ class Verdict:
     mean: dict
     std: dict
     effort: dict
-    truncated_tokens: int = 0
 
     @property
     def is_safe(self):

@@ -13,7 +13,7 @@ def step(prompt="a prompt", risk=0.8, threshold=0.3, other=0.01, **fields):
     """A step with one risk that counts and one that is switched off."""
     effort = {PRIVACY: "Severe"} if risk > threshold else {}
     gradient = "- gradient" if effort else ""
-    values = {"response": f"answer to {prompt}", "similarity": 0.5, "truncated_tokens": 0} | fields
+    values = {"response": f"answer to {prompt}", "similarity": 0.5} | fields
     spread = {PRIVACY: 0.05, HARM: 0.02}
     return Step(
         prompt, risk={PRIVACY: risk, HARM: other}, uncertainty=spread, effort=effort, gradient=gradient, **values
@@ -104,7 +104,6 @@ def test_a_record_holds_every_step_and_what_was_spent():
         "effort": {},
         "gradient": "",
         "similarity": 0.87654321,
-        "truncated_tokens": 0,
         "note": None,
         "refused": False,
         "finish_reason": None,

@@ -25,7 +25,6 @@ class Verdict:
     mean: dict
     std: dict
     effort: dict
-    truncated_tokens: int = 0
 
 
 class ScriptedDetector:
