@@ -8,15 +8,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, repeat, zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file, logging
 
 from .configuration_lance import LanceConfig, check_threshold
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 _PROGRESS_BAR_FROM = 1_000
 _BATCHES_HELD = 64  # of pairs: enough to sort by length, and all that is ever held of an iterator
@@ -25,6 +28,21 @@ _BATCHES_ENCODED = 16  # of pairs, at a time: fewer would hold more padding, mor
 Pair = tuple[str, str | None]
 Encoding = dict[str, list[int]]
 _MISSING = object()
+
+
+def load_tokenizer(name_or_path: str | Path, config: LanceConfig, **hub_options) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside a checkpoint.
+
+    Args:
+        name_or_path: the checkpoint, on the Hub or in a folder.
+        config: its configuration.
+        hub_options: those of [`HUB_OPTIONS`] that the checkpoint itself was loaded with.
+
+    Raises:
+        OSError: when there is none; `AutoTokenizer` would make up an empty one.
+    """
+    cached_file(name_or_path, "tokenizer.json", **hub_options)
+    return AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, **hub_options)
 
 
 def beta_std(alpha: Tensor, beta: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from transformers import HfArgumentParser, TrainingArguments
+from huggingface_hub import upload_folder
+from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 from errors import UserError, first_line
 
@@ -88,6 +89,17 @@ def check_folders(training_args: TrainingArguments):
     resume = training_args.resume_from_checkpoint
     if resume is not None and not Path(resume, "trainer_state.json").is_file():
         raise UsageError(f"--resume_from_checkpoint {resume}: no checkpoint of the Trainer's there.")
+
+
+def push_folder(trainer: Trainer):
+    """Upload the output folder as it was saved, where `--push_to_hub` asks so: the Trainer's own would write anew."""
+    if trainer.args.push_to_hub:
+        upload_folder(
+            repo_id=trainer.hub_model_id,
+            folder_path=trainer.args.output_dir,
+            ignore_patterns=["checkpoint-*"],
+            token=trainer.args.hub_token,
+        )
 
 
 def run(script: str, main: Callable[[], int | None]) -> NoReturn:

@@ -1,6 +1,7 @@
 """The one road to the detector: its class as the Hub's users get it, and a checked load of a checkpoint."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModel, Pipeline, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
-from transformers.utils import cached_file
 
 from errors import UserError, first_line
 
 ROOT = Path(__file__).parent
+DECISIVE = (".safetensors", ".onnx", ".bin", ".xml", "config.json")  # .bin and .xml are OpenVINO's
 
 
 class DetectorError(UserError):
@@ -37,6 +38,8 @@ def exported_detector_class() -> type[Any]:
 def load_detector(name_or_path: str | Path = ROOT) -> Any:
     """A Lance checkpoint from a folder or the Hub, in evaluation mode, or what `export_lance.py` made of one.
 
+    The code that lies with it is run.
+
     Returns:
         A `RiskAssessor`.
 
@@ -44,18 +47,37 @@ def load_detector(name_or_path: str | Path = ROOT) -> Any:
         DetectorError: when there is no checkpoint, it is of another kind, or what it needs isn't installed.
     """
     try:
-        # Its own word first: the code of a checkpoint that isn't Lance's is not run.
+        # Its own word first: another kind of checkpoint is told by it, and its code is not run.
         fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
         if fields.get("model_type") == "lance":
-            cached_file(name_or_path, "tokenizer.json")  # where it is missing, AutoTokenizer makes up an empty one
             model = AutoModel.from_pretrained(name_or_path, trust_remote_code=True)
             model.tokenizer  # noqa: B018  # read now: a broken one is found out here
             return model
     except ImportError as error:
         raise DetectorError(f"{name_or_path}: {first_line(error)}") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, TypeError, AttributeError, KeyError) as error:
+        # The last three come of fields of a wrong kind in config.json.
         raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from None
     raise DetectorError(f"{name_or_path}: a {fields.get('model_type')!r} checkpoint, not Lance's.")
+
+
+def weights_digest(checkpoint: str | Path) -> str | None:
+    """The sha256 of what decides a checkpoint's verdicts, its weights and its configuration, whatever it is called.
+
+    Args:
+        checkpoint: a folder, or a single file of weights.
+
+    Returns:
+        `None` for a name on the Hub, which tells enough.
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        return None
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.name.endswith(DECISIVE))
+    digest = sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def load_checkpoint(name_or_path: str | Path) -> PreTrainedModel:
@@ -80,9 +102,13 @@ def average_checkpoints(names_or_paths: Sequence[str | Path]) -> PreTrainedModel
         names_or_paths: checkpoints trained from one encoder with one seed.
 
     Raises:
-        DetectorError: when one can't be loaded, or has other tensors than the first.
+        DetectorError: when one can't be loaded, or has other tensors, or another meaning of them, than the first.
     """
     models = [load_checkpoint(name) for name in names_or_paths]
+    for name, model in zip(names_or_paths, models, strict=True):
+        for field in ("beta_parameterization", "pooling", "categories"):
+            if getattr(model.config, field) != getattr(models[0].config, field):
+                raise DetectorError(f"{name}: its {field} is not that of {names_or_paths[0]}, so they have no mean.")
     states = [model.state_dict() for model in models]
     for name, state in zip(names_or_paths, states, strict=True):
         if {key: tensor.shape for key, tensor in state.items()} != {key: t.shape for key, t in states[0].items()}:

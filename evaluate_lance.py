@@ -23,19 +23,21 @@ from corpora.beavertails import load_beavertails
 from corpora.evaluation_prompts import load_evaluation_prompts, sample_balanced
 from corpora.pairs import load_pairs
 from corpora.xstest import load_xstest_completions, load_xstest_prompts
-from detector import ROOT, load_detector
+from detector import ROOT, load_detector, weights_digest
 from evaluation.assembly import Models, most_calls
 from evaluation.detection import beavertails_report, other_domains_report, xstest_report
 from evaluation.detection_table import detection_markdown
 from evaluation.engine_pool import EnginePool
+from evaluation.independent import WEIGHTS as INDEPENDENT_WEIGHTS
 from evaluation.preflight import check_engines
 from evaluation.projection import project, projection_table
-from evaluation.provenance import describe_fixed, describe_session, weights_digest
+from evaluation.provenance import describe_fixed, describe_session
 from evaluation.report import write_report
 from evaluation.runner import collect_answers, collect_scores, take_measures
 from evaluation.store import RunStore, read_run
 from evaluation.study import load_study
 from generation.engines import EMBEDDED_ADAPTER
+from refinement.refusals import WEIGHTS as REFUSAL_WEIGHTS
 from refinement.similarity import SentenceEmbedder
 
 DETECTION_REPORTS = ("detection.json", "detection.md")
@@ -57,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     comparing.add_argument("--run_dir", type=Path, required=True, help="where the run is kept")
     comparing.add_argument("--prompts_file", help="prompts with their category, in place of the study's")
     comparing.add_argument("--prompt_count", type=int, help="how many prompts, in place of the study's")
-    comparing.add_argument("--dry_run", action="store_true", help="print what it would cost at most, and stop")
+    comparing.add_argument("--dry_run", action="store_true", help="print what it would cost, and stop")
     for part in (scoring, comparing):
         part.add_argument(
             "--detector", default=str(ROOT), help="a Lance checkpoint or its export (default: this directory)"
@@ -118,7 +120,12 @@ def compare(args: argparse.Namespace) -> int:
     check_engines(study)
     make_folder("--run_dir", args.run_dir)
     models = Models(EnginePool(), detector, SentenceEmbedder(), args.run_dir)
-    weights = {"detector": weights_digest(args.detector), "embedded refiner": weights_digest(EMBEDDED_ADAPTER)}
+    weights = {
+        "detector": weights_digest(args.detector),
+        "embedded refiner": weights_digest(EMBEDDED_ADAPTER),
+        "refusal detector": weights_digest(REFUSAL_WEIGHTS),
+        "independent classifier": weights_digest(INDEPENDENT_WEIGHTS),
+    }
     fixed = describe_fixed(study, samples, detector_name(args), weights)
     with RunStore(args.run_dir, fixed, describe_session(study)) as store:
         failures = {"answers": collect_answers(study, samples, store, models)}
@@ -147,7 +154,10 @@ def report(args: argparse.Namespace):
         print("evaluate_lance.py: --detection is another detector's than the run's: left out.", file=sys.stderr)
         detection_report = None
     make_folder("run_dir", folder)
-    write_report(finished, folder, detection_report)
+    try:
+        write_report(finished, folder, detection_report)
+    except OSError as error:
+        raise UsageError(f"run_dir {folder}: {error.strerror}.") from None
     print(folder / "report.md")
 
 

@@ -26,7 +26,6 @@ from transformers import PreTrainedModel
 from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.records import CorpusError, optional_text_column, read_rows, text_column
 from detector import ROOT, exported_detector_class, load_checkpoint
-from errors import first_line
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "int8", "bf16")}
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("nncf", "openvino")}
@@ -107,12 +106,13 @@ def staged(output_dir: Path) -> Iterator[Path]:
     try:
         if any(output_dir.iterdir()):
             raise UsageError(f"--output_dir {output_dir}: it isn't empty; name a new folder.")
-        with TemporaryDirectory(dir=output_dir) as name:
-            yield Path(name)
-            for file in Path(name).iterdir():
-                file.rename(output_dir / file.name)
+        temporary = TemporaryDirectory(dir=output_dir)
     except OSError as error:
-        raise UsageError(f"--output_dir {output_dir}: {error.strerror or first_line(error)}.") from None
+        raise UsageError(f"--output_dir {output_dir}: {error.strerror}.") from None
+    with temporary as name:
+        yield Path(name)
+        for file in Path(name).iterdir():
+            file.rename(output_dir / file.name)
 
 
 def trace(detector: PreTrainedModel) -> torch.export.ExportedProgram:

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .assessment_lance import RiskAssessor
+from .assessment_lance import HUB_OPTIONS, RiskAssessor, load_tokenizer
 from .configuration_lance import LanceConfig
-
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 Graph = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
 
@@ -62,12 +60,12 @@ class ExportedDetector(RiskAssessor):
             OSError: when a file is missing.
             ValueError: when the graph can't be read, or is of an unknown format.
         """
-        hub_options = {name: options[name] for name in _HUB_OPTIONS if name in options}
+        hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
         form = config.exported["format"]
         if form not in cls.graph_files:
             raise ValueError(f"exported['format'] must be one of {', '.join(cls.graph_files)}, got {form!r}.")
         path, *_ = [cached_file(name_or_path, name, **hub_options) for name in cls.graph_files[form]]
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, **hub_options)
+        tokenizer = load_tokenizer(name_or_path, config, **hub_options)
         graph = cls._load_onnx(path) if form == "onnx" else cls._load_openvino(path, config.exported["precision"])
         return cls(config, tokenizer, graph)
 

@@ -5,7 +5,7 @@ from typing import IO
 
 
 def lock(file: IO) -> bool:
-    """Hold an open file until it is closed, which it is however the process ends; false where another one holds it."""
+    """Lock an open file until it is closed or the process ends; false where another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .assessment_lance import RiskAssessor
+from .assessment_lance import HUB_OPTIONS, RiskAssessor, load_tokenizer
 from .configuration_lance import LanceConfig
 
 
@@ -154,7 +155,22 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         self.label_decoder = _mlp(categories, config.label_decoder_size, categories)
         self.feature_decoder = _mlp(config.latent_size + categories, config.feature_decoder_size, hidden_size)
         self._tokenizer = None
+        self._hub_options: dict[str, Any] = {}
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **options):
+        """As any model's; what the Hub is asked with, such as `revision`, holds for the tokenizer too."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        model = loaded[0] if options.get("output_loading_info") else loaded
+        model._hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+        return loaded
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, **options):
+        """As any model's, with the tokenizer, if it has one, beside the weights."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
+        if is_main_process and (self._tokenizer is not None or self.name_or_path):
+            self.tokenizer.save_pretrained(save_directory)
 
     @classmethod
     def from_encoder(cls, name_or_path: str, **config_fields) -> "LanceForRiskDistribution":
@@ -184,7 +200,7 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
     def tokenizer(self):
         """The encoder's tokenizer, read from the checkpoint's folder when first needed; another can be set."""
         if self._tokenizer is None:
-            self._tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, config=self.config.encoder_config)
+            self._tokenizer = load_tokenizer(self.name_or_path, self.config, **self._hub_options)
         return self._tokenizer
 
     @tokenizer.setter

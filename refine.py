@@ -22,7 +22,8 @@ import transformers
 from rich.console import Console
 
 from command_line import OneLineErrors, UsageError, probability, run
-from detector import ROOT, load_detector
+from corpora.records import is_text
+from detector import ROOT, load_detector, weights_digest
 from generation.base import SamplingParameters, TextGenerator
 from generation.cache import CachedEngine, CacheError
 from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, is_embedded, load_engine
@@ -114,14 +115,9 @@ def _read_json_prompt(line: str) -> str:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     prompt = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(prompt, str) or not _is_text(prompt):
+    if not isinstance(prompt, str) or not prompt.strip() or not is_text(prompt):
         raise ValueError('expected an object whose "prompt" is text')
     return prompt
-
-
-def _is_text(prompt: str) -> bool:
-    # A lone surrogate (half of a broken escape) is no text: no tokenizer and no file takes it.
-    return bool(prompt.strip()) and prompt.encode("utf-8", errors="ignore").decode("utf-8") == prompt
 
 
 def load_engines(args: argparse.Namespace) -> tuple[TextGenerator, TextGenerator]:
@@ -187,7 +183,7 @@ def check(args: argparse.Namespace):
     Raises:
         UsageError: naming the option and what it may be.
     """
-    if args.prompt is not None and not _is_text(args.prompt):
+    if args.prompt is not None and not (args.prompt.strip() and is_text(args.prompt)):
         raise UsageError("--prompt is empty or not text.")
     for name, least in (("max_steps", 0), ("max_new_tokens", 1), ("candidates", 1), ("shots", 0), ("batch_size", 1)):
         value = getattr(args, name)
@@ -217,7 +213,13 @@ def main(args: argparse.Namespace) -> int:
     prompts, problems = ({1: args.prompt}, []) if args.prompt is not None else read_prompts(args.input)
     if not prompts and not problems:
         raise UsageError(f"--input {args.input}: no prompts in it.")
-    decision = {"threshold": args.threshold, "uncertainty": args.uncertainty, **dict(args.category_threshold)}
+    thresholds = {name: "off" if value is None else value for name, value in args.category_threshold}
+    decision = {
+        "detector": weights_digest(args.detector) or args.detector,
+        "threshold": args.threshold,
+        "uncertainty": args.uncertainty,
+        **thresholds,
+    }
     with OutputFile(args.output, prompts, decision) as output:
         outcomes = [*output.finished.values(), *refine_waiting(args, prompts, output)]
     failures = [

@@ -9,7 +9,8 @@ On local files, with harmless rows against false alarms (`make checkpoint` holds
     python train.py --encoder ENCODER --train_file pairs.jsonl --safe_file safe_pairs.jsonl safe_prompts.jsonl \
         --output_dir runs/detector --num_train_epochs 3 --learning_rate 1e-4
 
-The mean of several runs' weights, calibrated anew on the same validation split:
+The mean of several runs' weights, calibrated anew on the same validation split (encoder, losses and mixture are those
+of the runs, and their options count for nothing):
 
     python train.py --average runs/first runs/second --train_file ... --safe_file ... --output_dir runs/mean
 
@@ -26,7 +27,6 @@ import evaluate
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from huggingface_hub import upload_folder
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from scipy.special import expit, logit
@@ -41,7 +41,7 @@ from transformers import (
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import logging
 
-from command_line import DataclassParser, UsageError, check_folders, run
+from command_line import DataclassParser, UsageError, check_folders, push_folder, run
 from corpora.beavertails import HUB_NAME, load_beavertails
 from corpora.mixture import drop_responses, exchange_prompts, label_weights, splice_safe, with_loss_weights
 from corpora.registers import recast
@@ -116,7 +116,8 @@ class DataArguments:
         default=0.0, metadata={"help": "Share of rows whose response gets a harmless one before or behind it."}
     )
     exchange_share: float = field(
-        default=0.0, metadata={"help": "Share of harmful answers set under harmless prompts, and the other way round."}
+        default=0.0,
+        metadata={"help": "Share of labelled answers set under harmless prompts, and of harmless ones under labelled."},
     )
     register_share: float = field(
         default=0.0, metadata={"help": "Share of prompts framed as role play, and of responses laid out anew."}
@@ -162,7 +163,9 @@ class LanceTrainingArguments(TrainingArguments):
 
 
 class LanceTrainer(Trainer):
-    """`Trainer` that logs every loss term beside their sum, and gives the fresh heads a learning rate of their own.
+    """`Trainer` that logs every loss term, and gives the fresh heads a learning rate of their own.
+
+    A term is logged before its weight of Eq. 16, as the mean over the batches of the process that logs.
 
     Args:
         head_learning_rate: of all that isn't the encoder.
@@ -229,7 +232,7 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
         if model_args.lora_r is not None:
             adapter = LoraConfig(r=model_args.lora_r, lora_alpha=2 * model_args.lora_r, target_modules="all-linear")
             model.encoder = get_peft_model(model.encoder, adapter)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise UsageError(first_line(error)) from None
     if model_args.encoder_dropout is not None:
         for module in model.encoder.modules():
@@ -290,12 +293,16 @@ def encode(dataset: Dataset, model: PreTrainedModel, labels_column: str = "label
     return Dataset.from_dict(columns)
 
 
-def make_compute_metrics():
-    """The project's metric module as the Trainer calls it."""
+def make_compute_metrics(**cuts):
+    """The project's metric module as the Trainer calls it.
+
+    Args:
+        cuts: the module's `threshold` and `category_thresholds`; without them 0.5.
+    """
     metric = evaluate.load(str(ROOT / "metrics" / "risk_distribution"))
 
     def compute_metrics(prediction):
-        results = metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+        results = metric.compute(predictions=prediction.predictions, references=prediction.label_ids, **cuts)
         category_f1 = results.pop("category_f1")
         return results | {f"f1_category_{index}": value for index, value in enumerate(category_f1)}
 
@@ -362,7 +369,6 @@ def main(
     # Sorted: a batch of like lengths holds little padding.
     splits = {name: encode(rows, model).sort("length", reverse=True) for name, rows in evaluation.items()}
     labels_column = "labels_mean" if data_args.soft_labels else "labels"
-    compute_metrics = make_compute_metrics()
     early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
     trainer = LanceTrainer(
         head_learning_rate=model_args.head_learning_rate,
@@ -372,12 +378,14 @@ def main(
         eval_dataset=splits["beavertails"],
         data_collator=DataCollatorWithPadding(model.tokenizer),
         processing_class=model.tokenizer,
-        compute_metrics=compute_metrics,
+        compute_metrics=make_compute_metrics(),
         callbacks=[early_stopping] if training_args.load_best_model_at_end else [],
     )
     if not model_args.average:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     predictions = calibrate(model, {name: trainer.predict(rows) for name, rows in splits.items()})
+    cuts = {"threshold": model.config.binary_threshold, "category_thresholds": model.config.category_thresholds}
+    compute_metrics = make_compute_metrics(**cuts)
     metrics = {"binary_threshold": model.config.binary_threshold}
     for name, prediction in predictions.items():
         metrics |= {f"{name}_{figure}": value for figure, value in compute_metrics(prediction).items()}
@@ -387,13 +395,7 @@ def main(
         Path(training_args.output_dir, "validation_metrics.json").write_text(
             json.dumps(metrics, indent=2) + "\n", encoding="utf-8"
         )
-        if training_args.push_to_hub:  # the folder as saved: the Trainer's own push would write the weights anew
-            upload_folder(
-                repo_id=trainer.hub_model_id,
-                folder_path=training_args.output_dir,
-                ignore_patterns=["checkpoint-*"],
-                token=training_args.hub_token,
-            )
+        push_folder(trainer)
 
 
 def make_parser() -> DataclassParser:

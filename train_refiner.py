@@ -31,7 +31,7 @@ from transformers import (
     set_seed,
 )
 
-from command_line import DataclassParser, UsageError, check_folders, run
+from command_line import DataclassParser, UsageError, check_folders, push_folder, run
 from corpora.splits import is_held_out
 from errors import first_line
 from generation.base import Chat
@@ -88,7 +88,7 @@ def load_model(args: RefinerArguments) -> tuple[PreTrainedModel, PreTrainedToken
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype="float32", attn_implementation=args.attn_implementation
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"--model {args.model}: {first_line(error)}") from None
     if tokenizer.chat_template is None:
         raise UsageError(f"--model {args.model}: its tokenizer has no chat template; name a chat model.")
@@ -201,6 +201,7 @@ def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
         model.save_pretrained(training_args.output_dir)
         if not args.lora_r:
             tokenizer.save_pretrained(training_args.output_dir)
+        push_folder(trainer)
 
 
 def make_parser() -> DataclassParser:

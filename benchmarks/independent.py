@@ -26,10 +26,11 @@ from corpora.pairs import load_pairs
 from corpora.records import read_rows
 from corpora.safe import load_safe
 from corpora.splits import normalise, split_by_prompt
-from evaluation.independent import IndependentClassifier, PairFeatures
+from evaluation.independent import WEIGHTS, IndependentClassifier, PairFeatures
+from train import DataArguments, LanceTrainingArguments
 
-HELD_OUT = 0.1  # train.py's --validation_share
-SEED = 42  # and its --seed
+HELD_OUT = DataArguments().validation_share
+SEED = LanceTrainingArguments().seed
 MAX_LENGTH = 512  # tokens of a pair that it reads; the weights keep it
 FOLDS = 3
 SHARES = (0.1, 0.25, 0.5)  # of the safe files in the weight of all safe pairs
@@ -121,6 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = OneLineErrors(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of the project's data files")
     parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the fitted weights go")
     return parser
 
 
@@ -135,7 +137,7 @@ def main(args: argparse.Namespace):
     best = max(range(len(settings)), key=lambda place: sum(auroc[place].values()))
     share, strength = settings[best]
     classifier = IndependentClassifier.fit(features, inputs, rows.harmful, rows.importance(share), strength)
-    classifier.save()
+    classifier.save(args.weights)
     test = load_beavertails(str(args.data / "beavertails_test.jsonl"), BEAVERTAILS_CATEGORIES)
     others = load_pairs(str(args.data / "other_domains_dev.jsonl"))
     report = {

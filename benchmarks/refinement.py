@@ -3,10 +3,10 @@
     python -m benchmarks.refinement --engine embedded --prompts_file prompts.jsonl --output_dir benchmarks/results
 
 Both sides rewrite every prompt the same number of times with the same weights and token limits: the threshold lies so
-low that no prompt leaves our batch early. Our loop draws its two rewrites a step, and in a second run one, as TextGrad
-does; the growth is measured with one. TextGrad runs as it is, one prompt after the other: forward, loss, backward and
-step, with our gradient as the text of its loss. Results go to refinement.json under the engine's kind; runs with other
-engines add to it. Needs requirements-bench.txt.
+low that no prompt leaves our batch early, and a refusal counts as any answer. Our loop draws its two rewrites a step,
+and in a second run one, as TextGrad does; the growth is measured with one. TextGrad runs as it is, one prompt after the
+other: forward, loss, backward and step, with our gradient as the text of its loss. Results go to refinement.json under
+the engine's kind; runs with other engines add to it. Needs requirements-bench.txt.
 """
 
 import argparse

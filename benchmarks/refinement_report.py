@@ -10,7 +10,7 @@ Every variant asks for the first answers anew, as its time includes them. --only
 import argparse
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
@@ -90,7 +90,11 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
 
 
 def run_variant(variant: Variant, prompts: list[str], target, detector, embedder, path: Path) -> list[dict]:
-    """The variant's records, one a prompt; those in `path` already are not made again."""
+    """The variant's records, one a prompt; those in `path` already are not made again.
+
+    Raises:
+        UsageError: when prompts failed.
+    """
     with OutputFile(path, dict(enumerate(prompts)), {"threshold": variant.parameters.risk_threshold}) as output:
         waiting = [line for line in range(len(prompts)) if line not in output.finished]
         if waiting:
@@ -101,7 +105,10 @@ def run_variant(variant: Variant, prompts: list[str], target, detector, embedder
                 took, last = perf_counter() - last, perf_counter()
                 output.write({"line": waiting[place], **record, "took": round(took, 3)})
                 print(f"{variant.name}: {waiting[place]}", file=sys.stderr)
-    return [row for _, row in read_rows(str(path))]
+    records = [row for _, row in read_rows(str(path))]
+    if failed := [record for record in records if record["error"]]:
+        raise UsageError(f"{variant.name}: {len(failed)} prompts failed, as with {failed[0]['error']}; run it again.")
+    return records
 
 
 def _records(variant: Variant, prompts: list[str], target, refiner, detector, embedder):
@@ -153,8 +160,10 @@ def summarise(records: list[dict]) -> dict[str, float | None]:
 def describe_setting(args: argparse.Namespace, n: int) -> dict:
     """What all rows of a table share."""
     names = ("max_steps", "max_new_tokens", "threshold", "seed", "target", "refiner", "untrained", "batch_size")
+    (lance, *_) = make_variants(args)
     weights = {path.name: sha256(path.read_bytes()).hexdigest()[:16] for path in WEIGHTS}
-    return {"n": n} | {name: getattr(args, name) for name in names} | {"weights": weights}
+    options = {name: getattr(args, name) for name in names}
+    return {"n": n} | options | {"loop": asdict(lance.parameters), "weights": weights}
 
 
 def keep_to(setting: dict, runs_dir: Path):

@@ -20,13 +20,16 @@ BORDERLINE = ("orbench80k", "coconot")  # whose prompts sound risky
 EVERY_BORDERLINE, EVERY_OTHER = 3, 20  # the n of their answers and of all others
 
 # What the detector replaces: the template of an opening.
-_SORRY = r"(?:(?:i['’]?m|i am|we['’]?re) (?:(?:so|very|really|truly) )?sorry\b|sorry\b|i apologi[sz]e\b|apologies\b|"
+_SORRY = (
+    r"(?:(?:i['’]?m|i am|we['’]?re) (?:(?:so|very|really|truly) )?sorry\b|sorry\b|i apologi[sz]e\b|apologies\b|"
+    r"unfortunately,? |no[,.] )"
+)
 _UNABLE = (
     r"can(?:no|['’])t|can not|could not|won['’]t|will not|(?:am|['’]m) (?:not able|unable|not comfortable|not going)|"
     r"(?:must|have to) (?:decline|refuse)|(?:do not|don['’]t) feel comfortable|decline to"
 )
 _TEMPLATE = re.compile(
-    rf"\W*{_SORRY}unfortunately,? |no[,.] )?[^.!?\n]{{0,60}}?\b(?:i|we) (?:simply |really )?(?:{_UNABLE})\b|"
+    rf"\W*{_SORRY}?[^.!?\n]{{0,60}}?\b(?:i|we) (?:simply |really )?(?:{_UNABLE})\b|"
     r"\W*as an? (?:ai|artificial|language|responsible|digital)\b[^.!?\n]{0,80}"
     r"\b(?:can(?:no|['’])t|not|unable|don['’]t)\b",
     re.IGNORECASE,

@@ -20,11 +20,13 @@ import transformers
 
 from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.pairs import load_pairs
-from detector import ROOT, load_detector
+from detector import ROOT, load_detector, weights_digest
 from evaluation.detection import other_domains_report
 from evaluation.formats import markdown_table
 
+TRAIN_FILE, OTHER_FILE = "beavertails_train.jsonl", "other_domains_dev.jsonl"
 SAFE_FILES = ("safe_pairs.jsonl", "safe_prompts.jsonl", "safe_responses_to_risky.jsonl")
+DATA_FILES = (TRAIN_FILE, *SAFE_FILES, OTHER_FILE)
 COMMON = (
     "--num_train_epochs 1 --learning_rate 2e-4 --per_device_train_batch_size 16 --encoder_dropout 0 "
     "--attn_implementation eager --bf16 --use_cpu --ddp_backend gloo --optim adamw_torch_fused "
@@ -69,7 +71,7 @@ OTHER_DOMAINS = {
 def train_options(options: str, seed: str, args: argparse.Namespace) -> list[str]:
     """What a run is trained with, but for its folder."""
     return [
-        *("--encoder", args.encoder, "--train_file", str(args.data / "beavertails_train.jsonl")),
+        *("--encoder", args.encoder, "--train_file", str(args.data / TRAIN_FILE)),
         *("--safe_file", *(str(args.data / name) for name in SAFE_FILES)),
         *("--max_train_rows", str(args.rows), "--max_length", str(args.max_length)),
         *("--seed", seed, *f"{COMMON} {options}".split()),
@@ -93,12 +95,12 @@ def measure(name: str, seed: str, args: argparse.Namespace) -> dict:
     options = train_options(VARIANTS[name], seed, args)
     folder = args.runs_dir / sha256(" ".join(options).encode()).hexdigest()[:16]
     train(folder, options)
-    report = other_domains_report(load_detector(str(folder)), load_pairs(str(args.data / "other_domains_dev.jsonl")))
+    report = other_domains_report(load_detector(str(folder)), load_pairs(str(args.data / OTHER_FILE)))
     validation = json.loads((folder / "validation_metrics.json").read_text(encoding="utf-8"))
     return {"validation": {heading: validation[figure] for heading, figure in VALIDATION.items()}} | {
         source: {heading: row[figure] for heading, figure in OTHER_DOMAINS.items()}
         for source, row in report.items()
-        if isinstance(row, dict)
+        if isinstance(row, dict) and None not in row.values()  # of a source with one kind of pairs, not all are known
     }
 
 
@@ -198,7 +200,13 @@ def main(args: argparse.Namespace):
     """Make the runs that are missing, and write the report after each."""
     make_folder("--runs_dir", args.runs_dir)
     make_folder("--output_dir", args.output_dir)
-    setting = {"rows": args.rows, "max_length": args.max_length, "common": COMMON}
+    setting = {
+        "rows": args.rows,
+        "max_length": args.max_length,
+        "common": COMMON,
+        "encoder": weights_digest(args.encoder) or args.encoder,
+        "data": {name: sha256((args.data / name).read_bytes()).hexdigest() for name in DATA_FILES},
+    }
     path = args.output_dir / "variants.json"
     runs = read_runs(path, setting)
     for name in [BASE, *(args.only or VARIANTS)]:

@@ -99,7 +99,14 @@ def optional_text_column(place: str, row: dict, column: str) -> str | None:
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         raise CorpusError(f"{place}: column '{column}' must be text, got {type(value).__name__}.")
+    if value is not None and not is_text(value):
+        raise CorpusError(f"{place}: column '{column}' holds half of a broken escape.")
     return value
+
+
+def is_text(value: str) -> bool:
+    """Whether tokenizers and files take it: a lone surrogate, half of a broken escape, is no text."""
+    return value.encode("utf-8", errors="ignore").decode("utf-8") == value
 
 
 def json_column(place: str, row: dict, column: str):

@@ -7,22 +7,38 @@ from numpy.typing import ArrayLike
 
 
 def interval(
-    statistic: Callable[..., float], *columns: ArrayLike, level: float = 0.95, resamples: int = 1_000, seed: int = 0
+    statistic: Callable[..., float],
+    *columns: ArrayLike,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    resamples: int = 1_000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile interval of `statistic(*columns)` when the rows are drawn anew with replacement.
+    """The percentile interval of `statistic(*columns)` when the rows, or clusters of them, are drawn anew with
+    replacement.
 
     Args:
         statistic: a figure of one or more columns.
         columns: arrays of equal length, resampled together.
+        clusters: of each row its cluster, such as its prompt: rows of one are drawn together. Without it, each row is
+            one of its own.
         level: the interval's mass, in (0, 1).
         resamples: how many draws.
         seed: of the draws.
     """
     generator = np.random.default_rng(seed)
     arrays = [np.asarray(column) for column in columns]
-    rows = len(arrays[0])
-    draws = (generator.integers(rows, size=rows) for _ in range(resamples))
-    values = [statistic(*(array[draw] for array in arrays)) for draw in draws]
+    names = np.arange(len(arrays[0])) if clusters is None else np.asarray(clusters)
+    _, cluster, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    members = np.argsort(cluster, kind="stable")  # cluster after cluster
+    ends = sizes.cumsum()
+    values = []
+    for _ in range(resamples):
+        drawn = generator.integers(len(sizes), size=len(sizes))
+        size = sizes[drawn]
+        place = np.arange(size.sum()) - np.repeat(size.cumsum() - size, size)  # within its cluster
+        rows = members[np.repeat(ends[drawn] - size, size) + place]
+        values.append(statistic(*(array[rows] for array in arrays)))
     return _percentiles(values, level)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -24,12 +24,11 @@ from evaluation.outcomes import (
     Counts,
     Difference,
     Outcome,
+    Pair,
 )
 from evaluation.statistics import Estimate, category_means, contrasts, mean_with_interval
 from evaluation.store import Run
 from evaluation.study import METHODS, Study
-
-Pair = tuple[str, str]  # backbone and method
 
 
 class ComparisonError(UserError):
@@ -109,11 +108,11 @@ def _sheet(run: Run, judges: Sequence[str]) -> _Sheet:
 
 
 def _pair(record: Mapping) -> Pair:
-    return record["backbone"], record["method"]
+    return Pair(record["backbone"], record["method"])
 
 
 def _outcome(sheet: _Sheet, counts: Counts) -> Outcome:
-    pair = counts.backbone, counts.method
+    pair = Pair(counts.backbone, counts.method)
     answers, columns = sheet.answers[pair], sheet.columns[pair]
     means = {metric: mean_with_interval(column, sheet.resamples) for metric, column in columns.items()}
     return Outcome(
@@ -143,21 +142,29 @@ def _cost(answers: Sequence[Mapping]) -> Cost:
 def _convergence(sheet: _Sheet, answers: Sequence[Mapping]) -> Convergence:
     rewrites = np.full(len(sheet.places), np.nan)
     for answer in answers:
-        rewrites[sheet.places[answer["sample"]]] = len(answer["steps"]) - 1 if answer["converged"] else np.inf
-    most = max(len(answer["steps"]) - 1 for answer in answers)
+        count = _rewrites(answer, answer["chosen"]) if answer["converged"] else np.inf
+        rewrites[sheet.places[answer["sample"]]] = count
+    most = max(_rewrites(answer, len(answer["steps"]) - 1) for answer in answers)
     flags = (np.where(np.isnan(rewrites), np.nan, rewrites == count) for count in (*range(most + 1), np.inf))
     shares = (mean_with_interval(flag, sheet.resamples) for flag in flags)
     *after, never = (share for share in shares if share is not None)  # all of them: there are answers
     return Convergence(after, never)
 
 
+def _rewrites(answer: Mapping, step: int) -> int:
+    """How many rewrites led to a step: where none could be used, a step keeps the prompt and the answer before it."""
+    steps = answer["steps"][: step + 1]
+    pairs = [(step["prompt"], step["response"]) for step in steps]
+    return sum(one != other for one, other in pairwise(pairs))
+
+
 def _differences(sheet: _Sheet, backbone: str) -> list[Difference]:
-    methods = [method for method in METHODS if (backbone, method) in sheet.columns]
+    methods = [method for method in METHODS if Pair(backbone, method) in sheet.columns]
     if OURS not in methods:
         return []
     rows = []
     for metric in METRICS:
-        values = {method: sheet.columns[backbone, method][metric] for method in methods}
+        values = {method: sheet.columns[Pair(backbone, method)][metric] for method in methods}
         for method, contrast in contrasts(values, OURS, sheet.resamples).items():
             rows.append(Difference(backbone, metric, method, *contrast))
     return rows
@@ -165,7 +172,7 @@ def _differences(sheet: _Sheet, backbone: str) -> list[Difference]:
 
 def _mean_over(sheet: _Sheet, backbones: Sequence[str]) -> dict[str, Estimate]:
     """Lance's mean scores on the samples that are scored on every backbone that it ran on."""
-    found = [sheet.columns[backbone, OURS] for backbone in backbones if (backbone, OURS) in sheet.columns]
+    found = [sheet.columns[pair] for backbone in backbones if (pair := Pair(backbone, OURS)) in sheet.columns]
     if not found:
         return {}
     means = {

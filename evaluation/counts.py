@@ -4,11 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from evaluation.judge import RUBRICS
-from evaluation.outcomes import Counts
+from evaluation.outcomes import Counts, Pair
 from evaluation.store import Key, Run
 from evaluation.study import METHODS, Study
-
-Pair = tuple[str, str]  # method and backbone, as keys begin
 
 
 def count_records(run: Run, study: Study, backbones: Sequence[str], judges: Sequence[str]) -> list[Counts]:
@@ -26,12 +24,12 @@ def count_records(run: Run, study: Study, backbones: Sequence[str], judges: Sequ
     scored = Counter(map(_pair, judged))
     unscored = Counter((_pair(key), score["rubric"]) for key, score in judged.items() if score["score"] is None)
     failed_scores = _reasons({key: reason for key, reason in run.failed_scores.items() if key[3] in judges[:1]})
-    asked = {(method, backbone.name) for backbone in study.backbones for method in study.methods_of(backbone)}
-    pairs = [(method, backbone) for backbone in backbones for method in METHODS]
+    asked = {Pair(backbone.name, method) for backbone in study.backbones for method in study.methods_of(backbone)}
+    pairs = [Pair(backbone, method) for backbone in backbones for method in METHODS]
     return [
         Counts(
-            backbone=pair[1],
-            method=pair[0],
+            backbone=pair.backbone,
+            method=pair.method,
             answered=answered[pair],
             failed=failed[pair],
             pending=study.prompt_count - answered[pair] - sum(failed[pair].values()) if pair in asked else 0,
@@ -47,7 +45,8 @@ def count_records(run: Run, study: Study, backbones: Sequence[str], judges: Sequ
 
 
 def _pair(key: Key) -> Pair:
-    return str(key[0]), str(key[1])
+    method, backbone, *_ = key
+    return Pair(str(backbone), str(method))
 
 
 def _reasons(failures: Mapping[Key, str]) -> Mapping[Pair, dict[str, int]]:

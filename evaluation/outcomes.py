@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from evaluation.judge import RUBRICS
 from evaluation.statistics import Estimate
@@ -14,6 +14,13 @@ REWRITING = ("selfrefine", "lance")  # methods whose trace holds a step for each
 BANNER = (
     "These scores were given by the embedded 135 M model, which cannot judge: they prove the wiring and mean nothing."
 )
+
+
+class Pair(NamedTuple):
+    """A method on a backbone."""
+
+    backbone: str
+    method: str
 
 
 @dataclass(frozen=True)

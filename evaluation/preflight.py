@@ -23,7 +23,7 @@ def check_engines(study: Study):
 
     Raises:
         PreflightError: naming the backbone or the engine.
-        EngineError: for a spelling that names none, an openai engine's options, or its key's variable that isn't set.
+        EngineError: for a spelling that names none, an option that it doesn't have, or vLLM where it isn't installed.
     """
     for backbone in study.backbones:
         if "repe" in study.methods_of(backbone):

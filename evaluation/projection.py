@@ -1,4 +1,7 @@
-"""What a study would cost at most, before anything is spent: calls, tokens and dollars, engine by engine."""
+"""What a study would cost, before anything is spent: calls, tokens and dollars, engine by engine.
+
+Calls and tokens written are upper bounds; tokens read, and so dollars, are estimates: chats grow as a loop goes on.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +18,13 @@ FRAME_TOKENS = 600  # instructions and examples of a refiner or a judge, roughly
 
 @dataclass
 class Projection:
-    """The most that one engine would be asked for.
+    """What one engine would be asked for.
 
     Args:
         engine: its spelling.
-        calls: requests.
-        read: tokens read.
-        written: tokens written.
+        calls: requests, at most.
+        read: tokens read, about.
+        written: tokens written, at most.
     """
 
     engine: str
@@ -48,7 +51,7 @@ def project(
     prompts: Sequence[str],
     most_calls: Mapping[str, Mapping[str, int]],
 ) -> list[Projection]:
-    """Upper bounds by engine: every loop goes to its last step, every answer to its last token.
+    """The cost by engine: every loop goes to its last step, every answer to its last token.
 
     Args:
         study: what would run.
@@ -72,7 +75,7 @@ def project(
 
 
 def projection_table(rows: Sequence[Projection], prices: Mapping[str, tuple[float, float]]) -> str:
-    """The upper bounds as a Markdown table, with their sum where every engine has a price."""
+    """The cost as a Markdown table, with their sum where every engine has a price."""
     costs = [row.dollars(prices) for row in rows]
     known = [cost for cost in costs if cost is not None]
     cells: list[list[Cell]] = [
@@ -82,5 +85,6 @@ def projection_table(rows: Sequence[Projection], prices: Mapping[str, tuple[floa
     total = Figure(sum(known)) if len(known) == len(rows) else None
     sums = [sum(row.calls for row in rows), sum(row.read for row in rows), sum(row.written for row in rows)]
     return markdown_table(
-        ["engine", "calls, at most", "tokens read", "tokens written", "dollars"], [*cells, ["all", *sums, total]]
+        ["engine", "calls, at most", "tokens read, about", "tokens written, at most", "dollars, about"],
+        [*cells, ["all", *sums, total]],
     )

@@ -15,7 +15,6 @@ from evaluation.judge import load_rubrics
 from evaluation.study import Study
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS = (".safetensors", ".onnx", ".bin", ".xml")  # OpenVINO's are the last two
 LIBRARIES = ("torch", "transformers", "peft", "vllm", "openai", "scikit-learn", "numpy")
 
 
@@ -27,17 +26,6 @@ def describe_session(study: Study) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {"python": python_version()} | {name: _version(name) for name in LIBRARIES},
     }
-
-
-def weights_digest(checkpoint: str | Path) -> str | None:
-    """The sha256 of a folder's weights, whatever it is called; `None` for a name on the Hub, which tells enough."""
-    if not Path(checkpoint).is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(Path(checkpoint).iterdir()):
-        if path.suffix in WEIGHTS:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def describe_fixed(

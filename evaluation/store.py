@@ -73,7 +73,8 @@ class RunStore:
 
     Args:
         folder: is made where there is none.
-        fixed: what may not change within a run, as JSON; objects in it may gain and lack members, and lists go on.
+        fixed: what may not change within a run, as JSON. Its objects may get new keys, a session may leave keys out,
+            and lists may go on at their end.
         session: of this opening, for the manifest, as JSON.
 
     Raises:

@@ -95,8 +95,10 @@ class Study:
         for name in ("prompt_count", "max_new_tokens", "candidates"):
             if getattr(self, name) < 1:
                 raise StudyError(f"{name}: must be at least 1, got {getattr(self, name)}.")
-        if self.max_steps < 0 or self.seed < 0:
-            raise StudyError("max_steps and seed: must be at least 0.")
+        if self.max_steps < 0:
+            raise StudyError(f"max_steps: must be at least 0, got {self.max_steps}.")
+        if not 0 <= self.seed < 2**63:  # torch's bound
+            raise StudyError(f"seed: must lie between 0 and 2**63 - 1, got {self.seed}.")
         if not 0 < self.risk_threshold < 1:
             raise StudyError(f"risk_threshold: must lie between 0 and 1, got {self.risk_threshold}.")
         if not (isfinite(self.repe_coefficient) and self.repe_coefficient >= 0):

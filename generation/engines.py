@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,16 @@ embedded                                   SmolLM2-135M-Instruct, on this machin
 transformers:MODEL[+ADAPTER][?OPTIONS]     a model on the Hub or in a folder, with a LoRA adapter if named
 vllm:MODEL[+ADAPTER][?OPTIONS]             the same through vLLM (pip install -r requirements-vllm.txt)
 openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key from OPENAI_API_KEY
-OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size and dtype for transformers; batch_size,
+OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size, dtype and device for transformers; batch_size,
 tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds),
 key_variable (the environment variable that holds the key) and follows_schema for openai."""
+
+
+# An assertion is torch's word for a device that it wasn't built for.
+_LOAD_FAILURES = (
+    *(OSError, ValueError, RuntimeError, AttributeError, TypeError),
+    *(ImportError, AssertionError, SafetensorError),
+)
 
 
 class EngineError(UserError):
@@ -46,23 +55,36 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
             return TransformersEngine(str(embedded_model()), embedded_adapter, **options)
         make, named = _read_kind(spelling)
         return make(*named, **options)
-    except (OSError, ValueError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
+    except _LOAD_FAILURES as error:
         raise EngineError(f"{spelling}: {first_line(error)}") from None
 
 
 def check_spelling(spelling: str):
-    """Refuse what names no engine; nothing is loaded.
+    """Refuse what names no engine, options that it doesn't have, and vLLM where that is missing; nothing is loaded.
 
     Raises:
-        EngineError: naming the forms.
+        EngineError: naming the forms, the option, or what to install.
     """
-    if not is_embedded(spelling):
-        _read_kind(spelling)
+    make, named = (TransformersEngine, (EMBEDDED, None)) if is_embedded(spelling) else _read_kind(spelling)
+    try:
+        signature(make).bind(*named, **_read_options(spelling.partition("?")[2]))
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"{spelling}: {first_line(error)}") from None
+    if make is _vllm and find_spec("vllm") is None:
+        raise EngineError(f"{spelling}: vLLM is not installed: pip install -r requirements-vllm.txt")
 
 
 def is_embedded(spelling: str) -> bool:
     """Whether a spelling names the embedded model, with options or without."""
     return spelling.partition("?")[0] == EMBEDDED
+
+
+def has_adapter(spelling: str) -> bool:
+    """Whether a spelling names a LoRA adapter."""
+    if is_embedded(spelling):
+        return False
+    make, (_, second) = _read_kind(spelling)
+    return make is not OpenAIEngine and second is not None
 
 
 def _vllm(*named: Any, **options: Any) -> TextGenerator:

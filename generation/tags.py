@@ -13,11 +13,17 @@ class Tags:
     def __init__(self, *names: str):
         # Also where spaces, or characters that don't show, stand before the name or between its letters.
         spaced = "|".join(r"[^\w<]*".join(name) for name in names)
-        self._tag = re.compile(rf"<(?=[^\w<]*(?:{spaced})\b)", re.IGNORECASE)
+        rest = rf"(?=[^\w<]*(?:{spaced})\b)"
+        self._tag = re.compile(f"<{rest}", re.IGNORECASE)
+        self._escaped = re.compile(f"&lt;{rest}", re.IGNORECASE)
 
     def escape(self, text: str) -> str:
         """The text with the opening bracket of each tag of ours in it written as `&lt;`."""
         return self._tag.sub("&lt;", text)
+
+    def unescape(self, text: str) -> str:
+        """The text that [`escape`] was given, from a reply that repeats what it gave."""
+        return self._escaped.sub("<", text)
 
     def frame(self, **parts: str) -> str:
         """Each text, escaped, between tags of its name, on lines of their own."""

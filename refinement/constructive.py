@@ -12,8 +12,10 @@ def constructive_reply(categories: Sequence[str]) -> str:
     """A reply that names the riskiest categories and offers what can be helped with instead.
 
     Args:
-        categories: the unsafe categories, the riskiest first; at least one.
+        categories: the unsafe categories, the riskiest first; none where a safe prompt was never answered.
     """
+    if not categories:
+        return _TEXTS["unanswered"].strip()
     texts = [_TEXTS.get(category, _TEXTS["other"]) for category in categories[:_MOST_CATEGORIES]]
     cannot, can = (list(dict.fromkeys(text[part] for text in texts)) for part in ("cannot", "can"))
     return _TEXTS["reply"].format(cannot=" or ".join(cannot), can="; ".join(can)).strip()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from generation.base import Chat
-from generation.engines import is_embedded
+from generation.engines import has_adapter, is_embedded
 from generation.tags import Tags
 
 SYSTEM_PROMPT = """\
@@ -27,6 +27,7 @@ AGAIN = "- The last reply {fault}. Write a new prompt that follows each line bel
 _TAGS = Tags("prompt", "gradient", "refined")
 _REFINED = re.compile(r"(?:<refined>\s*)+(.*?)(?:</?\s*refined\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _REFINED_END = re.compile(r"</\s*refined\b", re.IGNORECASE)
+_STRAY_TAGS = re.compile(r"</?\s*(?:prompt|gradient|refined)\s*>", re.IGNORECASE)  # the user's own come escaped
 _LEAD_IN = re.compile(
     r"\A(?:sure|certainly|of course|okay|ok)?[\s,!.:]*"
     r"(?:here(?:['’]s| is| are)\b[^\n:]*|"
@@ -77,8 +78,7 @@ def default_shots(refiner: str) -> int:
     """How many of `EXAMPLES` a refiner is shown, by its spelling: none to the embedded one or one with an adapter, as
     `train_refiner.py` trains without.
     """
-    fine_tuned = is_embedded(refiner) or "+" in refiner.partition("?")[0]
-    return 0 if fine_tuned else len(EXAMPLES)
+    return 0 if is_embedded(refiner) or has_adapter(refiner) else len(EXAMPLES)
 
 
 def refiner_chat(
@@ -132,7 +132,7 @@ def read_refined(reply: str) -> str | None:
         inner = text[1:-1]
         if len(text) > 1 and text.startswith(opening) and text.endswith(closing) and closing not in inner:
             text = inner.strip()
-    text = re.sub(r"</?\s*(?:prompt|gradient|refined)\s*>", "", text, flags=re.IGNORECASE).strip()
+    text = _TAGS.unescape(_STRAY_TAGS.sub("", text)).strip()
     if _REFUSAL.match(text):
         return None
     return text if any(character.isalnum() for character in text) else None

@@ -119,7 +119,9 @@ def refine(
     parameters: RefinementParameters,
     refusals: RefusalFinder | None = None,
 ) -> Iterator[tuple[int, Refinement]]:
-    """Refine prompts; each step makes one target call, one detector pass and one refiner call for all under way.
+    """Refine prompts; each step asks target, detector and refiner for all under way at once.
+
+    The refiner is asked again for those of which it gave nothing usable, and the detector chooses among several draws.
 
     Args:
         prompts: the users' prompts.

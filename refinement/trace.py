@@ -27,8 +27,8 @@ class Step:
         response: r^t.
         risk: d^t by category.
         uncertainty: the standard deviation of each category's Beta.
-        effort: the effort of each category above τ; empty when the pair is safe. That of the step before where x^t is
-            safe alone, is no user's own prompt, and got no answer.
+        effort: the effort of each category above τ; empty when the pair is safe. For a rewrite that is safe alone but
+            was not answered: that of the step before.
         gradient: g^t; empty when the pair is safe, unless r^t refuses.
         similarity: cosine of x^t to x^0.
         note: what went wrong with x^t or r^t, if anything.
@@ -81,18 +81,21 @@ class Refinement:
 
     @property
     def converged(self) -> bool:
-        """Whether the returned pair is safe, and it did not fail on the way."""
-        return self.error is None and bool(self.steps) and self.best.is_safe
+        """Whether the returned pair is safe, has an answer, and did not fail on the way."""
+        if self.error or not self.steps:
+            return False
+        return self.best.is_safe and bool(self.best.response.strip())
 
     @property
     def best(self) -> Step:
         """The safe step, else the one with the lowest max_j d_j: never worse than the input.
 
-        Where all that is safe was refused, the first: the user's own prompt, if it is.
+        Where all that is safe was refused, the first that says so: of the user's own prompt, if it is.
         """
         safe = [step for step in self.steps if step.is_safe]
         answered = [step for step in safe if not step.refused]
-        return next(iter(answered or safe), min(self.steps, key=lambda step: step.max_risk))
+        worded = [step for step in safe if step.response.strip()]
+        return next(iter(answered or worded or safe), min(self.steps, key=lambda step: step.max_risk))
 
     @property
     def response(self) -> str | None:

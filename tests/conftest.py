@@ -107,5 +107,4 @@ def tiny_detector(tmp_path_factory, tiny_encoder):
         torch.manual_seed(0)
         model = detector_class().from_encoder(tiny_encoder, latent_size=8, max_length=128)
         model.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
     return folder

@@ -1,15 +1,15 @@
 """`evaluate_lance.py compare` and `report`, as their user runs them, on small models."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from detector import ROOT
+from detector import ROOT, weights_digest
 from evaluation.judge import RUBRICS, load_rubrics
-from evaluation.provenance import weights_digest
 from evaluation.store import read_run
 from evaluation.study import METHODS
 from tests.generation.faulty_server import FaultyServer, Reply, answer
@@ -152,6 +152,15 @@ def test_the_figures_of_the_runs_own_detector_make_table_3(run_dir, tiny_detecto
     done = evaluate_lance("report", run_dir, "--detection", own)
     assert (done.returncode, done.stderr) == (0, "")
     assert (run_dir / "report" / "table3.csv").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line(run_dir):
+    shutil.rmtree(run_dir / "report", ignore_errors=True)
+    (run_dir / "report" / "report.md").mkdir(parents=True)
+    done = evaluate_lance("report", run_dir)
+    shutil.rmtree(run_dir / "report")
+    assert (done.returncode, len(done.stderr.splitlines()[1:])) == (2, 1)
+    assert f"run_dir {run_dir / 'report'}: Is a directory" in done.stderr
 
 
 @pytest.mark.parametrize("content", ["[1]", "no JSON"])

@@ -102,7 +102,6 @@ def test_an_encoder_without_segments_is_exported_too(tiny_detector, form, tmp_pa
         softplus = {"beta_parameterization": "softplus", "pooling": "cls"}
         model = detector_class().from_encoder(tmp_path / "encoder", max_length=64, **softplus)
     model.save_pretrained(tmp_path / "lance")
-    model.tokenizer.save_pretrained(tmp_path / "lance")
     export("--detector", tmp_path / "lance", "--format", form, "--output_dir", tmp_path / "exported")
     prompts, responses = zip(*PAIRS, *LONG_PAIRS, strict=True)
     expected = load_detector(tmp_path / "lance").assess(prompts, responses)

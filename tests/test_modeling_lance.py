@@ -93,10 +93,20 @@ def test_loss_weights_of_zero_silence_a_label():
     assert model(**batch).loss != model(**flipped).loss
 
 
-def test_training_samples_and_inference_does_not():
-    model, batch = small_model(), small_batch()
-    assert model(**batch).loss != model(**batch).loss
-    model.eval()
+def without_dropout(**fields):
+    model = small_model(**fields)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_training_samples_z_and_d_and_inference_does_not():
+    batch = small_batch()
+    sampled, z_alone = without_dropout(), without_dropout(rejection_estimate="mean")
+    assert sampled(**batch).aux_loss != sampled(**batch).aux_loss
+    assert z_alone(**batch).feature_loss != z_alone(**batch).feature_loss
+    model = small_model().eval()
     assert model(**batch).loss == model(**batch).loss
 
 
@@ -114,10 +124,7 @@ def test_the_expected_cross_entropy_is_the_mean_over_draws(alpha, beta, label):
 def test_the_expectation_has_no_noise_of_the_draw_and_the_mean_estimate_none_at_all():
     batch = small_batch()
     for estimate, terms in (("expectation", ["aux_loss"]), ("mean", ["aux_loss", "label_loss"])):
-        model = small_model(rejection_estimate=estimate)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        model = without_dropout(rejection_estimate=estimate)
         one, other = model(**batch), model(**batch)
         for term in ("aux_loss", "label_loss"):
             assert torch.equal(one[term], other[term]) is (term in terms), (estimate, term)
@@ -176,16 +183,17 @@ def test_every_parameter_learns(encoder):
     assert unmoved == []
 
 
-def test_a_detached_feature_target_leaves_the_encoder_alone():
-    weights = {"label_loss_weight": 0.0, "kl_loss_weight": 0.0, "aux_loss_weight": 0.0, "head_dropout": 0.0}
-    gradients = {}
-    for detach in (True, False):
-        model = small_model(detach_feature_target=detach, **weights)
-        out = model(**small_batch())
-        out.context_feature.retain_grad()
-        out.loss.backward()
-        gradients[detach] = out.context_feature.grad
-    assert not torch.allclose(gradients[True], gradients[False])
+@pytest.mark.parametrize("detached", [True, False])
+def test_the_feature_loss_pulls_at_its_target_unless_that_is_detached(detached):
+    weights = {"label_loss_weight": 0.0, "kl_loss_weight": 0.0, "aux_loss_weight": 0.0, "feature_loss_weight": 1.0}
+    model = small_model(detach_feature_target=detached, **weights).eval()
+    out = model(**small_batch())
+    feature = out.context_feature
+    (gradient,) = torch.autograd.grad(out.loss, feature, retain_graph=True)
+    decoded = model.feature_decoder(torch.cat([out.semantic_mean, out.risk], dim=-1))
+    (through_decoder,) = torch.autograd.grad(functional.mse_loss(decoded, feature.detach()), feature, retain_graph=True)
+    at_target = 2 * (feature - decoded) / feature.numel()
+    torch.testing.assert_close(gradient, through_decoder if detached else through_decoder + at_target)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -204,6 +212,25 @@ def test_heads_stay_in_float32_in_a_bfloat16_model(tmp_path):
     assert model.encoder.dtype == torch.bfloat16
     assert model.rejection_head.alpha.weight.dtype == torch.float32
     assert model(**small_batch()).risk.dtype == torch.float32
+
+
+def test_a_model_saved_without_a_tokenizer_says_so_where_it_has_to_read(tmp_path):
+    small_model().save_pretrained(tmp_path)
+    model = Lance.from_pretrained(tmp_path)
+    with pytest.raises(OSError, match="tokenizer.json"):
+        model.assess("the cat")
+
+
+def test_the_tokenizer_goes_where_the_model_is_saved_and_comes_with_its_revision(tiny_detector, tmp_path):
+    # A Hub's cache as it lies on disk: what is asked of the model has to hold for its tokenizer too.
+    repository = tmp_path / "cache" / "models--org--lance"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "v1").write_text("0" * 40)
+    model = Lance.from_pretrained(tiny_detector)
+    model.save_pretrained(repository / "snapshots" / ("0" * 40))
+    hub_options = {"cache_dir": tmp_path / "cache", "revision": "v1", "local_files_only": True}
+    of_revision = Lance.from_pretrained("org/lance", **hub_options)
+    assert of_revision.assess("the cat")[0].mean == pytest.approx(model.assess("the cat")[0].mean)
 
 
 def test_assess_leaves_training_mode_as_it_was(tiny_detector):

@@ -147,11 +147,15 @@ def test_registers_change_the_training_rows_texts_and_nothing_else():
         assert evaluation[name].to_list() == split.to_list()
 
 
-def test_harmful_answers_come_under_harmless_prompts_and_the_other_way_round():
+def test_labelled_answers_come_under_harmless_prompts_and_the_other_way_round():
     mixture, evaluation = datasets_of(exchange_share=0.9)
     labelled, harmless = prompts_of("pairs.jsonl"), prompts_of("safe_pairs.jsonl", "safe_prompts.jsonl")
-    harmful = {any(row["labels"]) for row in mixture if row["prompt"] in harmless and row["response"]}
-    assert harmful == {True, False}
+    harmless_answers = {json.loads(line)["response"] for line in (DATA / "safe_pairs.jsonl").read_text().splitlines()}
+    origins = {
+        (row["prompt"] in labelled, row["response"] not in harmless_answers) for row in mixture if row["response"]
+    }
+    assert origins >= {(False, True), (True, False)}
+    assert any(any(row["labels"]) for row in mixture if row["prompt"] in harmless)
     assert {row["prompt"] for row in evaluation["beavertails"]} <= labelled
 
 

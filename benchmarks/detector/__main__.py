@@ -25,11 +25,11 @@ import transformers
 
 from benchmarks.detector import exported, growth, latency, length, throughput, training
 from benchmarks.detector.figures import gather
-from benchmarks.detector.machine import describe_machine, weights_sha256
+from benchmarks.detector.machine import describe_machine
 from benchmarks.detector.pairs import LabelledPairs
 from benchmarks.detector.plots import write_plots
 from command_line import OneLineErrors, UsageError, make_folder, run
-from detector import ROOT, load_checkpoint
+from detector import ROOT, load_checkpoint, weights_digest
 
 PARTS = ("throughput", "latency", "exported", "training", "growth", "length")
 FORMATS = ("onnx-fp32", "onnx-int8", "openvino-fp32", "openvino-int8", "openvino-bf16")
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--detector", default=str(ROOT), help="a Lance checkpoint (default: this directory)")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--rounds", type=positive, default=5, help="of each comparison (default: 5)")
-    parser.add_argument("--formats", nargs="+", default=FORMATS, help=f"default: {' '.join(FORMATS)}")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, help="default: all")
     parser.add_argument("--training_steps", type=positive, default=20, help="of each training (default: 20)")
     parser.add_argument("--sizes", nargs="+", type=positive, default=SIZES, help="numbers of pairs for the growth")
     return parser
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace):
     }
     source = {
         "detector": "embedded" if args.detector == str(ROOT) else args.detector,
-        "weights_sha256": weights_sha256(args.detector),
+        "weights": weights_digest(args.detector),
         "machine": describe_machine(),
     }
     for part in args.part:

@@ -1,13 +1,11 @@
-"""What a figure was measured on: the machine, and the weights."""
+"""What a figure was measured on."""
 
-import hashlib
 import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
@@ -21,19 +19,6 @@ def describe_machine() -> dict:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
-
-
-def weights_sha256(name_or_path: str) -> str:
-    """The SHA-256 of a checkpoint's weights file, in hexadecimal.
-
-    Args:
-        name_or_path: a checkpoint on the Hub or in a folder.
-
-    Raises:
-        OSError: when it has no such file.
-    """
-    with open(cached_file(name_or_path, SAFE_WEIGHTS_NAME), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cpu_model(cpuinfo: str) -> str:

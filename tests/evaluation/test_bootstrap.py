@@ -63,6 +63,24 @@ def test_a_higher_level_is_wider():
     assert lower < low < high < higher
 
 
+def test_rows_of_a_cluster_are_drawn_together_as_often_as_there_are_clusters():
+    clusters = np.array(["b", "a", "b", "c", "a", "a"])
+    rows = np.arange(6)
+    draws = []
+    interval(lambda values: draws.append(values) or 0.0, rows, clusters=clusters, resamples=50)
+    for draw in draws:
+        counts = np.bincount(draw, minlength=6)
+        assert all(len(set(counts[clusters == cluster])) == 1 for cluster in "abc")
+        assert counts[[0, 1, 3]].sum() == 3
+    assert len({tuple(draw) for draw in draws}) > 5
+
+
+def test_equal_rows_in_clusters_leave_the_interval_of_the_clusters():
+    values = np.random.default_rng(0).normal(size=40)
+    once = interval(np.mean, values)
+    assert interval(np.mean, np.repeat(values, 5), clusters=np.repeat(np.arange(40), 5)) == pytest.approx(once)
+
+
 # Clustered resamples
 
 CLUSTERS = ["b", "a", "b", "a", "a", "c"]  # of two, three and one

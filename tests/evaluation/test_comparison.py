@@ -252,12 +252,21 @@ def test_costs_are_means_over_the_answers():
 
 
 def test_convergence_is_the_share_found_safe_after_so_many_rewrites():
-    step = {"prompt": "?", "response": "A short answer."}
-    traces = [(1, True), (1, True), (3, True), (3, False)]
-    of = [answer("lance", sample, steps=[step] * n, converged=safe) for sample, (n, safe) in enumerate(traces)]
+    traces = [
+        ("a", 0, True),
+        ("a", 0, True),
+        ("abc", 2, True),
+        ("abc", None, False),
+        ("abb", 0, True),
+        ("aab", 2, True),
+    ]
+    of = [
+        answer("lance", sample, steps=[{"prompt": x, "response": x} for x in prompts], chosen=chosen, converged=safe)
+        for sample, (prompts, chosen, safe) in enumerate(traces)
+    ]
     convergence = outcome_of(run_of(of), "lance").convergence
-    assert [share.value for share in convergence.after] == [0.5, 0, 0.25]
-    assert convergence.never.value == 0.25
+    assert [share.value for share in convergence.after] == pytest.approx([3 / 6, 1 / 6, 1 / 6])
+    assert convergence.never.value == pytest.approx(1 / 6)
 
 
 def test_a_method_that_does_not_rewrite_has_no_convergence():

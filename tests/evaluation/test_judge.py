@@ -470,6 +470,7 @@ def test_a_text_that_the_server_refuses_is_unscored_with_the_reason_and_not_aske
 def test_a_fault_of_the_account_or_of_the_request_s_form_is_no_refusal_of_the_text(fault):
     with FaultyServer(lambda asked: fault) as server:
         scores = run(server_engine(server), ITEMS[:2], {})
+    assert len(scores) == 2
     assert all(score.error and score.reason is None for score in scores)
 
 

@@ -2,7 +2,7 @@ import json
 
 from corpora.evaluation_prompts import EvaluationPrompt
 from evaluation import provenance
-from evaluation.provenance import describe_fixed, describe_session, weights_digest
+from evaluation.provenance import describe_fixed, describe_session
 from evaluation.study import Backbone, Study
 
 STUDY = Study((Backbone("A", "embedded"),))
@@ -27,14 +27,3 @@ def test_other_prompts_or_another_order_make_another_run():
     assert fixed != describe_fixed(STUDY, SAMPLES[:1], "embedded", {"detector": "12"})
     assert fixed != describe_fixed(STUDY, SAMPLES, "runs/other", {"detector": "12"})
     assert fixed != describe_fixed(STUDY, SAMPLES, "embedded", {"detector": "34"})
-
-
-def test_a_folders_digest_is_of_its_weights_and_not_of_its_name(tmp_path):
-    digests = {}
-    for name, weights, config in (("a", b"1", "{}"), ("b", b"1", "{ }"), ("c", b"2", "{}")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_bytes(weights)
-        (tmp_path / name / "config.json").write_text(config)
-        digests[name] = weights_digest(tmp_path / name)
-    assert digests["a"] == digests["b"] != digests["c"]
-    assert weights_digest("org/lance") is None

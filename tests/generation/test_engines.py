@@ -77,6 +77,7 @@ def test_a_folder_is_loaded_and_answers(tiny_chat_model):
         ("transformers:MODEL?batch_size", "option 'batch_size' must read NAME=VALUE"),
         ("transformers:MODEL?dtype=float3", "float3"),
         ("transformers:MODEL?colour=red", "colour"),
+        ("transformers:MODEL?device=abacus", "abacus"),
         ("transformers:MODEL?name_or_path=other", "name_or_path"),
         (f"openai:m@{SERVER}?colour=red", "colour"),
         (f"openai:m@{SERVER}?concurrency=0", "concurrency must be a whole number of at least 1, got 0"),

@@ -26,3 +26,12 @@ def test_other_text_stays_as_it_is(text):
 @pytest.mark.parametrize("tag", ["<prompt>", "</prompt>", "< / Prompt >", "<\u200bprompt x='1'>", "<pro\u00admpt>"])
 def test_a_tag_of_ours_is_escaped_however_it_is_spelled(tag):
     assert TAGS.escape(tag) == "&lt;" + tag[1:]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join))
+def test_what_was_escaped_comes_back(text):
+    assert TAGS.unescape(TAGS.escape(text)) == text
+
+
+def test_another_escape_stays():
+    assert TAGS.unescape("2 &lt; 3, &lt;b>bold, &lt;prompts>") == "2 &lt; 3, &lt;b>bold, &lt;prompts>"

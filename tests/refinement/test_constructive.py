@@ -13,7 +13,7 @@ TEXTS = tomllib.loads(Path(constructive.__file__).with_name("constructive_replie
 
 
 def test_every_category_has_texts_of_its_own():
-    assert set(TEXTS) == {*CATEGORIES, "other", "reply"}
+    assert set(TEXTS) == {*CATEGORIES, "other", "reply", "unanswered"}
     for part in ("cannot", "can"):
         assert len({TEXTS[category][part] for category in [*CATEGORIES, "other"]}) == len(CATEGORIES) + 1
 
@@ -39,8 +39,8 @@ def test_unknown_categories_share_the_general_text(categories):
 
 
 def test_every_reply_is_one_paragraph_of_whole_sentences():
-    for pair in permutations([*CATEGORIES, "a new category"], 2):
-        reply = constructive_reply(pair)
+    for categories in [[], *permutations([*CATEGORIES, "a new category"], 2)]:
+        reply = constructive_reply(categories)
         assert reply == " ".join(reply.split())
         assert reply[0].isupper()
         assert reply.endswith(".")

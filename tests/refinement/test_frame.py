@@ -282,6 +282,14 @@ def test_reading_never_raises_and_gives_stripped_text_or_none(reply):
     assert rewrite is None or (rewrite == rewrite.strip() and any(character.isalnum() for character in rewrite))
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["What does the HTML tag <prompt> do?", "Is </refined> or <gradient> a tag?", "Is a < b, <b>bold</b>?"],
+)
+def test_a_repeated_prompt_reads_as_the_prompt_that_was_given_whatever_tags_it_holds(prompt):
+    assert read_refined(refined_reply(prompt)) == prompt
+
+
 @given(st.text("abz XYZ019éß面.,?!\n").filter(lambda text: any(character.isalnum() for character in text)))
 def test_plain_text_in_the_tags_is_read_back(text):
     assert read_refined(f"<refined>{text}</refined>") == text.strip()
@@ -296,6 +304,7 @@ def test_plain_text_in_the_tags_is_read_back(text):
         ("transformers:model+adapter?batch_size=8", 0),
         ("vllm:Qwen/Qwen2.5-1.5B-Instruct", len(EXAMPLES)),
         ("openai:embedded@http://127.0.0.1:8000/v1", len(EXAMPLES)),
+        ("openai:command-r+@http://127.0.0.1:8000/v1", len(EXAMPLES)),
     ],
 )
 def test_a_refiner_that_was_fine_tuned_is_shown_no_examples(refiner, shots):

@@ -135,6 +135,7 @@ def test_the_line_that_is_not_ours_is_named(path):
         ({"threshold": 0.1, "uncertainty": None}, "decided with threshold 0.3, not 0.1"),
         ({"threshold": 0.3, "uncertainty": 0.8}, "decided with uncertainty None, not 0.8"),
         (DECISION | {"self_harm": 0.2}, "decided with self_harm None, not 0.2"),
+        (DECISION | {"self_harm": "off"}, "decided with self_harm None, not off"),
     ],
 )
 def test_a_file_of_another_decision_is_refused_and_left_as_it_was(path, asked, changed):

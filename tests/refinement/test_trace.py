@@ -68,6 +68,21 @@ def test_without_a_safe_answer_the_response_is_the_constructive_reply_to_the_bes
     assert outcome.response == constructive_reply([PRIVACY])
 
 
+def unanswered(prompt, response):
+    return step(prompt, risk=0.1, response=response, refused=True)
+
+
+def test_of_safe_prompts_that_were_not_answered_the_first_refusal_stands():
+    outcome = refinement(unanswered("a prompt", " "), unanswered("better", "I cannot."), unanswered("best", "No."))
+    assert (outcome.response, outcome.converged) == ("I cannot.", True)
+
+
+def test_an_empty_text_is_never_the_safe_answer():
+    outcome = refinement(unanswered("a prompt", ""), unanswered("better", "\n"))
+    assert not outcome.converged
+    assert outcome.response == constructive_reply([])
+
+
 @pytest.mark.parametrize("steps", [[], [step()]])
 def test_after_an_error_there_is_no_response(steps):
     outcome = refinement(*steps, error="target: no answer")
