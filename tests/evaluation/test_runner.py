@@ -18,7 +18,8 @@ from tests.scripted import Engine
 CATEGORY = "privacy_violation"
 REWRITES = {"Ann": 1, "Bob": 3, "Cid": 2, "Dan": 1}  # that a prompt takes to be safe
 SAMPLES = [EvaluationPrompt(f"{name} lives where?", CATEGORY) for name in REWRITES]
-STUDY = Study((Backbone("A", "backbone"),), methods=("lance",), refiner="refiner", prompt_count=len(SAMPLES))
+REFINER = "transformers:refiner"
+STUDY = Study((Backbone("A", "backbone"),), methods=("lance",), refiner=REFINER, prompt_count=len(SAMPLES))
 
 
 class Detector:
@@ -70,7 +71,7 @@ def work(tmp_path, monkeypatch):
     def work(backbone_batches=None, refiner_batches=None):
         engines = {
             "backbone": Mortal("backbone", lambda chat: "Bread and tea.", backbone_batches),
-            "refiner": Mortal("refiner", draw, refiner_batches),
+            REFINER: Mortal(REFINER, draw, refiner_batches),
         }
         monkeypatch.setattr(engine_pool, "load_engine", lambda spelling, adapter: engines[spelling])
         models = Models(EnginePool(), Detector(), OneTopic(), tmp_path)
@@ -79,7 +80,7 @@ def work(tmp_path, monkeypatch):
                 collect_answers(STUDY, SAMPLES, store, models)
             except KeyboardInterrupt:
                 assert len(store.answers) < len(SAMPLES)
-        return engines["backbone"].generated, engines["refiner"].generated
+        return engines["backbone"].generated, engines[REFINER].generated
 
     return work
 

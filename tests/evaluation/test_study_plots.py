@@ -125,17 +125,19 @@ def test_risk_falls_from_the_backbones_own_answer_to_lances():
     assert [line.get_xdata().tolist() for line in independent.lines] == [pytest.approx([v] * 2) for v in (0.8, 0.2)]
 
 
+def rewritten(times):
+    return [{"prompt": f"Rewrite {place}?", "response": "A short answer."} for place in range(times + 1)]
+
+
 def test_steps_are_bars_of_shares_with_never_last():
-    step = {"prompt": "?", "response": "A short answer."}
-    of = [answer("lance", place, steps=[step] * n, converged=n < 3) for place, n in enumerate((1, 1, 2, 3))]
+    of = [answer("lance", place, steps=rewritten(n), converged=n < 2) for place, n in enumerate((0, 0, 1, 2))]
     (axis,) = plot_steps(compare(run_of(of))).axes
     assert [bar.get_height() for bar in axis.patches] == [0.5, 0.25, 0, 0.25]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "2", "never"]
 
 
 def test_never_stands_in_one_place_for_all_methods():
-    step = {"prompt": "?", "response": "A short answer."}
-    of = [answer("lance", 0, steps=[step] * 4, converged=False), answer("selfrefine", 0, converged=False)]
+    of = [answer("lance", 0, steps=rewritten(3), converged=False), answer("selfrefine", 0, converged=False)]
     (axis,) = plot_steps(compare(run_of(of))).axes
     never = [bar for bar in axis.patches if bar.get_height() == 1]
     assert len(never) == 2
