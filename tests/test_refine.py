@@ -92,7 +92,7 @@ def test_a_prompt_that_is_never_safe_is_rewritten_and_exits_3(script):
     assert record["response"].startswith("I would rather not go into ")
     assert record["response"] not in [step["response"] for step in record["steps"]]
     assert record["calls"]["target"] == 1 + (record["steps"][1]["note"] is None)
-    assert record["calls"]["refiner"] in (4, 8)  # four draws, and four more where none may stand
+    assert record["calls"]["refiner"] in (2, 4)  # two draws, and two more where none may stand
 
 
 def test_on_the_terminal_a_prompt_that_is_never_safe_gets_a_constructive_reply(script):
@@ -197,28 +197,40 @@ def test_a_rerun_skips_what_is_finished(script, finished_run, tmp_path):
     _, prompts, content = finished_run
     output = tmp_path / "refined.jsonl"
     output.write_bytes(content)
-    # No model is needed any more, so none is looked for.
-    done = script("--input", prompts, "--output", output, detector=tmp_path / "missing", threshold=SAFE)
+    # No engine is needed any more, so none is looked for.
+    done = script("--input", prompts, "--output", output, target=f"transformers:{tmp_path}/missing", threshold=SAFE)
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == content
     assert done.stdout == ""
 
 
-def test_a_rerun_remembers_what_did_not_converge(outcome, finished_run, tmp_path):
+def test_a_rerun_remembers_what_did_not_converge(outcome, finished_run, tiny_detector, tmp_path):
     _, prompts, content = finished_run
     output = tmp_path / "refined.jsonl"
     output.write_bytes(content.replace(b'"converged": true', b'"converged": false', 1))
-    assert outcome("--input", prompts, "--output", output, "--threshold", SAFE) == (3, "")
+    options = ("--detector", tiny_detector, "--threshold", SAFE)
+    assert outcome("--input", prompts, "--output", output, *options) == (3, "")
 
 
-def test_a_rerun_with_another_threshold_is_one_line_and_changes_nothing(outcome, finished_run, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (("--threshold", UNSAFE), f"threshold {SAFE}, not {UNSAFE}"),
+        (("--category_threshold", "self_harm=off"), "self_harm None, not off"),
+        (("--detector", ROOT), "detector "),
+    ],
+)
+def test_a_rerun_that_would_decide_otherwise_is_one_line_and_changes_nothing(
+    outcome, finished_run, tiny_detector, tmp_path, changed, told
+):
     _, prompts, content = finished_run
     output = tmp_path / "refined.jsonl"
     output.write_bytes(content)
-    code, error = outcome("--input", prompts, "--output", output, "--threshold", UNSAFE)
+    options = ("--detector", tiny_detector, "--threshold", SAFE, *changed)
+    code, error = outcome("--input", prompts, "--output", output, *options)
     assert code == 2
     assert_one_line(error)
-    assert f"{output}, line 1: decided with threshold {SAFE}, not {UNSAFE}" in error
+    assert f"{output}, line 1: decided with {told}" in error
     assert output.read_bytes() == content
 
 
