@@ -19,8 +19,6 @@ from transformers.utils import cached_file, logging
 
 from .configuration_lance import LanceConfig, check_threshold
 
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-
 _PROGRESS_BAR_FROM = 1_000
 _BATCHES_HELD = 64  # of pairs: enough to sort by length, and all that is ever held of an iterator
 _BATCHES_ENCODED = 16  # of pairs, at a time: fewer would hold more padding, more would leave less to do meanwhile
@@ -30,19 +28,25 @@ Encoding = dict[str, list[int]]
 _MISSING = object()
 
 
-def load_tokenizer(name_or_path: str | Path, config: LanceConfig, **hub_options) -> PreTrainedTokenizerBase:
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a load's options, those that the Hub is asked with: they hold for all files of a checkpoint."""
+    names = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+    return {name: options[name] for name in names if name in options}
+
+
+def load_tokenizer(name_or_path: str | Path, config: LanceConfig, **from_hub) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a checkpoint.
 
     Args:
         name_or_path: the checkpoint, on the Hub or in a folder.
         config: its configuration.
-        hub_options: those of [`HUB_OPTIONS`] that the checkpoint itself was loaded with.
+        from_hub: the [`hub_options`] that the checkpoint itself was loaded with.
 
     Raises:
         OSError: when there is none; `AutoTokenizer` would make up an empty one.
     """
-    cached_file(name_or_path, "tokenizer.json", **hub_options)
-    return AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, **hub_options)
+    cached_file(name_or_path, "tokenizer.json", **from_hub)
+    return AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, **from_hub)
 
 
 def beta_std(alpha: Tensor, beta: Tensor) -> Tensor:

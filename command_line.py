@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from huggingface_hub import upload_folder
-from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
 from errors import UserError, first_line
 
@@ -91,14 +91,19 @@ def check_folders(training_args: TrainingArguments):
         raise UsageError(f"--resume_from_checkpoint {resume}: no checkpoint of the Trainer's there.")
 
 
-def push_folder(trainer: Trainer):
-    """Upload the output folder as it was saved, where `--push_to_hub` asks so: the Trainer's own would write anew."""
-    if trainer.args.push_to_hub:
+def push_folder(training_args: TrainingArguments, repository: str):
+    """Upload the output folder as it was saved, where `--push_to_hub` asks so: the Trainer's own would write anew.
+
+    Args:
+        training_args: the Trainer's.
+        repository: its `hub_model_id`.
+    """
+    if training_args.push_to_hub:
         upload_folder(
-            repo_id=trainer.hub_model_id,
-            folder_path=trainer.args.output_dir,
+            repo_id=repository,
+            folder_path=training_args.output_dir,
             ignore_patterns=["checkpoint-*"],
-            token=trainer.args.hub_token,
+            token=training_args.hub_token,
         )
 
 

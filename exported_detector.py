@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from .assessment_lance import HUB_OPTIONS, RiskAssessor, load_tokenizer
+from .assessment_lance import RiskAssessor, hub_options, load_tokenizer
 from .configuration_lance import LanceConfig
 
 Graph = Callable[[dict[str, np.ndarray]], Sequence[np.ndarray]]
@@ -60,12 +60,12 @@ class ExportedDetector(RiskAssessor):
             OSError: when a file is missing.
             ValueError: when the graph can't be read, or is of an unknown format.
         """
-        hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+        from_hub = hub_options(options)
         form = config.exported["format"]
         if form not in cls.graph_files:
             raise ValueError(f"exported['format'] must be one of {', '.join(cls.graph_files)}, got {form!r}.")
-        path, *_ = [cached_file(name_or_path, name, **hub_options) for name in cls.graph_files[form]]
-        tokenizer = load_tokenizer(name_or_path, config, **hub_options)
+        path, *_ = [cached_file(name_or_path, name, **from_hub) for name in cls.graph_files[form]]
+        tokenizer = load_tokenizer(name_or_path, config, **from_hub)
         graph = cls._load_onnx(path) if form == "onnx" else cls._load_openvino(path, config.exported["precision"])
         return cls(config, tokenizer, graph)
 

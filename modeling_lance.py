@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .assessment_lance import HUB_OPTIONS, RiskAssessor, load_tokenizer
+from .assessment_lance import RiskAssessor, hub_options, load_tokenizer
 from .configuration_lance import LanceConfig
 
 
@@ -163,7 +163,7 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         """As any model's; what the Hub is asked with, such as `revision`, holds for the tokenizer too."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         model = loaded[0] if options.get("output_loading_info") else loaded
-        model._hub_options = {name: options[name] for name in HUB_OPTIONS if name in options}
+        model._hub_options = hub_options(options)
         return loaded
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **options):

@@ -115,9 +115,13 @@ def _read_json_prompt(line: str) -> str:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     prompt = row.get("prompt") if isinstance(row, dict) else None
-    if not isinstance(prompt, str) or not prompt.strip() or not is_text(prompt):
+    if not isinstance(prompt, str) or not _is_prompt(prompt):
         raise ValueError('expected an object whose "prompt" is text')
     return prompt
+
+
+def _is_prompt(text: str) -> bool:
+    return bool(text.strip()) and is_text(text)
 
 
 def load_engines(args: argparse.Namespace) -> tuple[TextGenerator, TextGenerator]:
@@ -183,7 +187,7 @@ def check(args: argparse.Namespace):
     Raises:
         UsageError: naming the option and what it may be.
     """
-    if args.prompt is not None and not (args.prompt.strip() and is_text(args.prompt)):
+    if args.prompt is not None and not _is_prompt(args.prompt):
         raise UsageError("--prompt is empty or not text.")
     for name, least in (("max_steps", 0), ("max_new_tokens", 1), ("candidates", 1), ("shots", 0), ("batch_size", 1)):
         value = getattr(args, name)
@@ -207,19 +211,20 @@ def refine_waiting(args: argparse.Namespace, prompts: dict[int, str], output: Ou
         yield record
 
 
+def describe_decision(args: argparse.Namespace) -> dict:
+    """What says when a pair is safe, as an output file keeps it."""
+    thresholds = {name: "off" if value is None else value for name, value in args.category_threshold}
+    detector = weights_digest(args.detector) or args.detector
+    return {"detector": detector, "threshold": args.threshold, "uncertainty": args.uncertainty, **thresholds}
+
+
 def main(args: argparse.Namespace) -> int:
     """Run the loop, show and save each prompt as it finishes, and return the exit code."""
     check(args)
     prompts, problems = ({1: args.prompt}, []) if args.prompt is not None else read_prompts(args.input)
     if not prompts and not problems:
         raise UsageError(f"--input {args.input}: no prompts in it.")
-    thresholds = {name: "off" if value is None else value for name, value in args.category_threshold}
-    decision = {
-        "detector": weights_digest(args.detector) or args.detector,
-        "threshold": args.threshold,
-        "uncertainty": args.uncertainty,
-        **thresholds,
-    }
+    decision = describe_decision(args) if args.output else {}  # which nothing keeps without a file
     with OutputFile(args.output, prompts, decision) as output:
         outcomes = [*output.finished.values(), *refine_waiting(args, prompts, output)]
     failures = [

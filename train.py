@@ -384,8 +384,9 @@ def main(
     if not model_args.average:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     predictions = calibrate(model, {name: trainer.predict(rows) for name, rows in splits.items()})
-    cuts = {"threshold": model.config.binary_threshold, "category_thresholds": model.config.category_thresholds}
-    compute_metrics = make_compute_metrics(**cuts)
+    compute_metrics = make_compute_metrics(
+        threshold=model.config.binary_threshold, category_thresholds=model.config.category_thresholds
+    )
     metrics = {"binary_threshold": model.config.binary_threshold}
     for name, prediction in predictions.items():
         metrics |= {f"{name}_{figure}": value for figure, value in compute_metrics(prediction).items()}
@@ -395,7 +396,7 @@ def main(
         Path(training_args.output_dir, "validation_metrics.json").write_text(
             json.dumps(metrics, indent=2) + "\n", encoding="utf-8"
         )
-        push_folder(trainer)
+        push_folder(training_args, trainer.hub_model_id)
 
 
 def make_parser() -> DataclassParser:

@@ -201,7 +201,7 @@ def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
         model.save_pretrained(training_args.output_dir)
         if not args.lora_r:
             tokenizer.save_pretrained(training_args.output_dir)
-        push_folder(trainer)
+        push_folder(training_args, trainer.hub_model_id)
 
 
 def make_parser() -> DataclassParser:

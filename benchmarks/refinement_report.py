@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from urllib.parse import quote
@@ -22,7 +21,7 @@ import transformers
 from command_line import OneLineErrors, UsageError, make_folder, run
 from corpora.records import read_rows, text_column
 from corpora.xstest import load_xstest_prompts
-from detector import ROOT, load_detector
+from detector import ROOT, load_detector, weights_digest
 from evaluation.methods.lance_nf import coarse_refine
 from generation.base import SamplingParameters
 from generation.engines import EMBEDDED_ADAPTER, load_engine
@@ -161,7 +160,7 @@ def describe_setting(args: argparse.Namespace, n: int) -> dict:
     """What all rows of a table share."""
     names = ("max_steps", "max_new_tokens", "threshold", "seed", "target", "refiner", "untrained", "batch_size")
     (lance, *_) = make_variants(args)
-    weights = {path.name: sha256(path.read_bytes()).hexdigest()[:16] for path in WEIGHTS}
+    weights = {path.name: str(weights_digest(path))[:16] for path in WEIGHTS}
     options = {name: getattr(args, name) for name in names}
     return {"n": n} | options | {"loop": asdict(lance.parameters), "weights": weights}
 

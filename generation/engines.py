@@ -25,12 +25,15 @@ openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key 
 OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size, dtype and device for transformers; batch_size,
 tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds),
 key_variable (the environment variable that holds the key) and follows_schema for openai."""
-
-
-# An assertion is torch's word for a device that it wasn't built for.
 _LOAD_FAILURES = (
-    *(OSError, ValueError, RuntimeError, AttributeError, TypeError),
-    *(ImportError, AssertionError, SafetensorError),
+    AssertionError,  # torch's word for a device that it wasn't built for
+    AttributeError,
+    ImportError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
 )
 
 
@@ -48,12 +51,10 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
     Raises:
         EngineError: for another spelling, an option that the engine doesn't have, or a model that can't be loaded.
     """
-    check_spelling(spelling)
+    make, named, options = _read(spelling)
     try:
-        options = _read_options(spelling.partition("?")[2])
         if is_embedded(spelling):
-            return TransformersEngine(str(embedded_model()), embedded_adapter, **options)
-        make, named = _read_kind(spelling)
+            named = (str(embedded_model()), embedded_adapter)
         return make(*named, **options)
     except _LOAD_FAILURES as error:
         raise EngineError(f"{spelling}: {first_line(error)}") from None
@@ -65,13 +66,7 @@ def check_spelling(spelling: str):
     Raises:
         EngineError: naming the forms, the option, or what to install.
     """
-    make, named = (TransformersEngine, (EMBEDDED, None)) if is_embedded(spelling) else _read_kind(spelling)
-    try:
-        signature(make).bind(*named, **_read_options(spelling.partition("?")[2]))
-    except (TypeError, ValueError) as error:
-        raise EngineError(f"{spelling}: {first_line(error)}") from None
-    if make is _vllm and find_spec("vllm") is None:
-        raise EngineError(f"{spelling}: vLLM is not installed: pip install -r requirements-vllm.txt")
+    _read(spelling)
 
 
 def is_embedded(spelling: str) -> bool:
@@ -80,37 +75,53 @@ def is_embedded(spelling: str) -> bool:
 
 
 def has_adapter(spelling: str) -> bool:
-    """Whether a spelling names a LoRA adapter."""
-    if is_embedded(spelling):
-        return False
-    make, (_, second) = _read_kind(spelling)
-    return make is not OpenAIEngine and second is not None
+    """Whether a spelling names a LoRA adapter.
+
+    Raises:
+        EngineError: for one that names no engine.
+    """
+    return not is_embedded(spelling) and _match_kind(spelling)[1].groupdict().get("adapter") is not None
 
 
 def _vllm(*named: Any, **options: Any) -> TextGenerator:
-    try:
-        from generation.vllm_engine import VLLMEngine  # an extra: imported where it is asked for
-    except ImportError as error:
-        raise ValueError(f"vLLM is not installed ({first_line(error)}): pip install -r requirements-vllm.txt") from None
+    from generation.vllm_engine import VLLMEngine  # an extra: imported where it is asked for
+
     return VLLMEngine(*named, **options)
 
 
-_WITH_ADAPTER = re.compile(r"([^+]+)(?:\+(.+)?)?")
+_WITH_ADAPTER = re.compile(r"([^+]+)(?:\+(?P<adapter>.+)?)?")
 _ON_SERVER = re.compile(r"(.+)@(https?://.+)")  # from the last @ before a URL: a model's name may hold one too
 # By kind: what makes the engine, and how the model is named, whose groups are the first arguments.
-_KINDS: dict[str, tuple[Callable[..., TextGenerator], re.Pattern]] = {
+_KINDS: dict[str, tuple[Callable[..., TextGenerator], re.Pattern[str]]] = {
     "transformers": (TransformersEngine, _WITH_ADAPTER),
     "vllm": (_vllm, _WITH_ADAPTER),
     "openai": (OpenAIEngine, _ON_SERVER),
 }
 
 
-def _read_kind(spelling: str) -> tuple[Callable[..., TextGenerator], tuple[str | None, ...]]:
+def _read(spelling: str) -> tuple[Callable[..., TextGenerator], tuple[str | None, ...], dict[str, Any]]:
+    """What makes the engine, with its first arguments and its options; errors as [`check_spelling`] raises them."""
+    make: Callable[..., TextGenerator] = TransformersEngine
+    named: tuple[str | None, ...] = (EMBEDDED, None)
+    if not is_embedded(spelling):
+        make, found = _match_kind(spelling)
+        named = found.groups()
+    try:
+        options = _read_options(spelling.partition("?")[2])
+        signature(make).bind(*named, **options)
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"{spelling}: {first_line(error)}") from None
+    if make is _vllm and find_spec("vllm") is None:
+        raise EngineError(f"{spelling}: vLLM is not installed: pip install -r requirements-vllm.txt")
+    return make, named, options
+
+
+def _match_kind(spelling: str) -> tuple[Callable[..., TextGenerator], re.Match[str]]:
     kind, _, model = spelling.partition("?")[0].partition(":")
     if kind in _KINDS:
         make, pattern = _KINDS[kind]
-        if named := pattern.fullmatch(model):
-            return make, named.groups()
+        if found := pattern.fullmatch(model):
+            return make, found
     raise EngineError(
         f"{spelling!r} names no engine: use 'embedded', 'transformers:MODEL', 'vllm:MODEL' or 'openai:MODEL@BASE_URL'."
     )
