@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, repeat, zip_longest
+from itertools import accumulate, pairwise, repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -249,8 +249,9 @@ class RiskAssessor(ABC):
         """α and β of each pair, of shape `(2, pairs, categories)`."""
         # By characters: tokens are known only once they are made, which goes on part by part.
         order = sorted(range(len(pairs)), key=lambda row: -sum(map(len, _sides(pairs[row]))))
-        size = batch_size * _BATCHES_ENCODED
-        parts = [[pairs[row] for row in order[start : start + size]] for start in range(0, len(order), size)]
+        # The first part is a single batch: while it is prepared, nothing can be scored.
+        bounds = [0, *range(batch_size, len(order), batch_size * _BATCHES_ENCODED), len(order)]
+        parts = [[pairs[row] for row in order[start:end]] for start, end in pairwise(bounds)]
         scored = [self._score(prepared, uncertainty, progress) for prepared in self._prepare_ahead(parts, batch_size)]
         return torch.cat(scored, dim=1)[:, torch.tensor(order).argsort()]
 
@@ -258,7 +259,7 @@ class RiskAssessor(ABC):
         """Each part prepared in a thread while the one before is scored: one thread at a time has the tokenizer."""
         with ThreadPoolExecutor(max_workers=1) as preparing:
             prepared = self._prepare(parts[0], batch_size)
-            for part in parts[1:]:  # of a single part, as in most calls, no thread is started
+            for part in parts[1:]:  # of a single batch, as in most calls, no thread is started
                 upcoming = preparing.submit(self._prepare, part, batch_size)
                 yield prepared
                 prepared = upcoming.result()

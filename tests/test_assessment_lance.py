@@ -387,7 +387,7 @@ def test_pairs_are_encoded_while_those_before_are_scored(guarded):
         return concentrations(batch)
 
     guarded.concentrations = wait_for_the_tokenizer
-    guarded.assess(["bread"] * 40, batch_size=1)  # fewer than are taken at a time
+    guarded.assess(["bread"] * 16, batch_size=1)  # as many as are taken at a time, but the first goes ahead
     assert waited == [True]
 
 
