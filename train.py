@@ -9,6 +9,10 @@ On local files, with harmless rows against false alarms (`make checkpoint` holds
     python train.py --encoder ENCODER --train_file pairs.jsonl --safe_file safe_pairs.jsonl safe_prompts.jsonl \
         --output_dir runs/detector --num_train_epochs 3 --learning_rate 1e-4
 
+An earlier Lance checkpoint, the embedded one for example, trained on with pairs of your own:
+
+    python train.py --checkpoint . --train_file pairs.jsonl --output_dir runs/continued
+
 The mean of several runs' weights, calibrated anew on the same validation split (encoder, losses and mixture are those
 of the runs, and their options count for nothing):
 
@@ -47,7 +51,7 @@ from corpora.mixture import drop_responses, exchange_prompts, label_weights, spl
 from corpora.registers import recast
 from corpora.safe import load_safe, match_lengths, sample_evenly
 from corpora.splits import split_by_prompt
-from detector import ROOT, average_checkpoints, detector_class, pipeline_class
+from detector import ROOT, average_checkpoints, detector_class, load_checkpoint, pipeline_class
 from errors import first_line
 from evaluation.calibration import best_balanced_threshold, fit_platt
 
@@ -61,6 +65,10 @@ class ModelArguments:
     """The encoder and how it is trained."""
 
     encoder: str = field(default="roberta-base", metadata={"help": "Encoder on the Hub or in a folder."})
+    checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Train on from this Lance checkpoint, with its pooling, parameterization and max_length."},
+    )
     pooling: str = field(default="mean", metadata={"help": "Context feature: 'mean' or 'cls'."})
     max_length: int = field(default=256, metadata={"help": "Longest encoded pair, in training and after, in tokens."})
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention code; 'eager' suits bf16 CPUs."})
@@ -79,8 +87,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        if self.average and self.lora_r is not None:
-            raise UsageError("--average trains nothing: it goes without --lora_r.")
+        if self.average and (self.lora_r is not None or self.checkpoint is not None):
+            raise UsageError("--average trains nothing: it goes without --lora_r and --checkpoint.")
         if self.encoder_dropout is not None and not 0 <= self.encoder_dropout < 1:
             raise UsageError(f"--encoder_dropout must lie in [0, 1), got {self.encoder_dropout}.")
 
@@ -123,6 +131,10 @@ class DataArguments:
         default=0.0, metadata={"help": "Share of prompts framed as role play, and of responses laid out anew."}
     )
     validation_share: float = field(default=0.1, metadata={"help": "Share of prompts held out for validation."})
+    split_seed: int | None = field(
+        default=None,
+        metadata={"help": "Of the validation split, which runs of several seeds can share; left out, --seed."},
+    )
     soft_labels: bool = field(default=False, metadata={"help": "Train on 'labels_mean' where the file has it."})
     category_balance: float = field(default=0.0, metadata={"help": "0: no weights; 1: rare categories weigh in full."})
     safety_balance: float = field(
@@ -219,14 +231,21 @@ class LanceTrainer(Trainer):
 
 
 def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrainedModel:
-    """Fresh heads on the pretrained encoder, the encoder behind LoRA where asked.
+    """Fresh heads on the pretrained encoder, or an earlier checkpoint; the encoder behind LoRA where asked.
 
     Raises:
-        UsageError: when there is no such encoder, or an option is out of its range.
+        UsageError: when there is no such encoder or checkpoint, or an option is out of its range.
     """
-    fields = {"pooling": model_args.pooling, "max_length": model_args.max_length}
+    fields = asdict(loss_args)
     try:
-        model = detector_class().from_encoder(model_args.encoder, **fields, **asdict(loss_args))
+        if model_args.checkpoint is not None:
+            model = load_checkpoint(model_args.checkpoint)
+            del fields["beta_parameterization"]  # what the weights were made with stays
+            type(model.config).from_dict(model.config.to_dict() | fields)  # checks their ranges
+            model.config.update(fields)
+        else:
+            fields |= {"pooling": model_args.pooling, "max_length": model_args.max_length}
+            model = detector_class().from_encoder(model_args.encoder, **fields)
         if model_args.attn_implementation is not None:
             model.set_attn_implementation(model_args.attn_implementation)
         if model_args.lora_r is not None:
@@ -244,7 +263,8 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
 def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -> tuple[Dataset, dict[str, Dataset]]:
     """The training mixture, and the validation splits by name ("beavertails", and "safe" with safe files)."""
     pairs = concatenate_datasets([load_beavertails(source, categories) for source in data_args.train_file])
-    train, validation = split_by_prompt(pairs, data_args.validation_share, seed)
+    cut = {"share": data_args.validation_share, "seed": seed if data_args.split_seed is None else data_args.split_seed}
+    train, validation = split_by_prompt(pairs, **cut)
     if len({max(labels) > 0.5 for labels in validation["labels"]}) < 2:
         raise UsageError(
             "the validation split lacks safe or harmful pairs: give more data, or raise --validation_share."
@@ -255,7 +275,7 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
     mixture = with_loss_weights(mixture, weights)
     if data_args.safe_file:
         splits = [
-            split_by_prompt(match_lengths(load_safe(path, categories), pairs, seed), data_args.validation_share, seed)
+            split_by_prompt(match_lengths(load_safe(path, categories), pairs, seed), **cut)
             for path in data_args.safe_file
         ]
         safe_validation = sample_evenly([held_out for _, held_out in splits], len(validation), seed)

@@ -85,6 +85,26 @@ def test_the_mean_of_checkpoints_is_calibrated_and_saved_and_not_trained(tiny_en
     )
 
 
+def test_a_checkpoint_is_trained_on_from_its_weights_with_the_losses_asked_for(tiny_encoder, tiny_detector, tmp_path):
+    standing_still = ("--learning_rate", "0", "--head_learning_rate", "0", "--beta_parameterization", "softplus")
+    options = ("--checkpoint", str(tiny_detector), "--num_train_epochs", "1", "--feature_loss_weight", "0.5")
+    run_main(tiny_encoder, tmp_path, *options, *standing_still)
+    saved, before = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_detector))
+    for name in before:
+        if not name.startswith("rejection_head"):  # calibration moves it
+            torch.testing.assert_close(saved[name], before[name])
+    config = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config
+    assert (config.feature_loss_weight, config.beta_parameterization, config.max_length) == (0.5, "exp", 128)
+
+
+def test_runs_of_several_seeds_can_share_their_validation_split():
+    (_, first), (_, second), (_, other) = (
+        datasets_of(seed=seed, split_seed=split_seed) for seed, split_seed in ((0, 7), (1, 7), (0, None))
+    )
+    assert [*first["beavertails"]["prompt"]] == [*second["beavertails"]["prompt"]]
+    assert {*first["beavertails"]["prompt"]} != {*other["beavertails"]["prompt"]}
+
+
 def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
     run_main(tiny_encoder, tmp_path, "--num_train_epochs", "1", "--lora_r", "4")
     trained = load_file(tmp_path / "model.safetensors")
@@ -100,10 +120,10 @@ def test_lora_leaves_the_encoder_mergeable_and_moves_it(tiny_encoder, tmp_path):
 CATEGORIES = detector_class().config_class().categories
 
 
-def datasets_of(**options):
+def datasets_of(seed=0, **options):
     safe_file = [str(DATA / "safe_pairs.jsonl"), str(DATA / "safe_prompts.jsonl")]
     options = {"safe_file": safe_file, "validation_share": 0.3} | options
-    return train.build_datasets(train.DataArguments([str(DATA / "pairs.jsonl")], **options), CATEGORIES, seed=0)
+    return train.build_datasets(train.DataArguments([str(DATA / "pairs.jsonl")], **options), CATEGORIES, seed)
 
 
 def prompts_of(*names):
@@ -232,6 +252,9 @@ def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, 
         (("--exchange_share", "1"), r"--exchange_share must lie in \[0, 1\), got 1"),
         (("--exchange_share", "0.2", "--safe_share", "0"), "--exchange_share takes harmless rows"),
         (("--average", "a", "b", "--lora_r", "8"), "--average trains nothing"),
+        (("--average", "a", "b", "--checkpoint", "c"), "--average trains nothing"),
+        (("--checkpoint", "no/such"), "no/such: no Lance checkpoint"),
+        (("--checkpoint", ".", "--kl_loss_weight", "-1"), "kl_loss_weight must be"),
         (("--validation_share", "0"), "--validation_share must lie between"),
         (("--pooling", "max"), "pooling must be one of"),
         (("--encoder", "no-such-folder/at-all/x"), "no-such-folder"),
