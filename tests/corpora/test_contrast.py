@@ -34,6 +34,7 @@ KINDS = {
         "discrimination_nonsense",
         "privacy_public_or_fictional",
         "everyday",
+        "innocent_words",
     },
     "labelled": {
         "role_play",
