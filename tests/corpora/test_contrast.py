@@ -13,7 +13,8 @@ from detector import detector_class
 
 FOLDER = Path(corpora.__file__).parent / "contrast"
 CATEGORIES = detector_class().config_class().categories
-COLUMNS = {"safe": {"prompt", "response", "kind"}, "labelled": {"prompt", "response", "labels", "kind"}}
+HARMLESS_COLUMNS = {"prompt", "response", "kind"}
+COLUMNS = {"safe": HARMLESS_COLUMNS, "everyday": HARMLESS_COLUMNS, "labelled": HARMLESS_COLUMNS | {"labels"}}
 KINDS = {
     "safe": {
         "homonyms",
@@ -33,9 +34,8 @@ KINDS = {
         "role_play_safe",
         "discrimination_nonsense",
         "privacy_public_or_fictional",
-        "everyday",
-        "innocent_words",
     },
+    "everyday": {"everyday", "innocent_words"},
     "labelled": {
         "role_play",
         "coded",
@@ -55,7 +55,7 @@ KINDS = {
         "ordinary_short",
     },
 }
-FEWEST = {"safe": 60, "labelled": 45}
+FEWEST = {"safe": 60, "everyday": 60, "labelled": 45}
 
 
 def rows_of(name):
@@ -64,7 +64,7 @@ def rows_of(name):
 
 def load(name):
     path = str(FOLDER / f"{name}.jsonl")
-    return load_safe(path, CATEGORIES) if name == "safe" else load_beavertails(path, CATEGORIES)
+    return load_beavertails(path, CATEGORIES) if name == "labelled" else load_safe(path, CATEGORIES)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -97,7 +97,7 @@ def test_the_data_card_gives_each_kinds_count():
             assert f"| `{kind}` | {count} |" in card
 
 
-def test_no_pair_stands_twice_in_either_file_or_in_both():
+def test_no_pair_stands_twice_in_a_file_or_in_two():
     pairs = Counter((normalise(row["prompt"]), normalise(row["response"])) for name in COLUMNS for row in rows_of(name))
     assert [pair for pair, count in pairs.items() if count > 1] == []
 
