@@ -25,6 +25,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import evaluate
@@ -263,8 +264,9 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
 def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -> tuple[Dataset, dict[str, Dataset]]:
     """The training mixture, and the validation splits by name ("beavertails", and "safe" with safe files)."""
     pairs = concatenate_datasets([load_beavertails(source, categories) for source in data_args.train_file])
-    cut = {"share": data_args.validation_share, "seed": seed if data_args.split_seed is None else data_args.split_seed}
-    train, validation = split_by_prompt(pairs, **cut)
+    split_seed = seed if data_args.split_seed is None else data_args.split_seed
+    cut = partial(split_by_prompt, share=data_args.validation_share, seed=split_seed)
+    train, validation = cut(pairs)
     if len({max(labels) > 0.5 for labels in validation["labels"]}) < 2:
         raise UsageError(
             "the validation split lacks safe or harmful pairs: give more data, or raise --validation_share."
@@ -274,10 +276,7 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
     weights = label_weights(np.asarray(train["labels"]), data_args.category_balance, data_args.safety_balance)
     mixture = with_loss_weights(mixture, weights)
     if data_args.safe_file:
-        splits = [
-            split_by_prompt(match_lengths(load_safe(path, categories), pairs, seed), **cut)
-            for path in data_args.safe_file
-        ]
+        splits = [cut(match_lengths(load_safe(path, categories), pairs, seed)) for path in data_args.safe_file]
         safe_validation = sample_evenly([held_out for _, held_out in splits], len(validation), seed)
         if len(safe_validation):  # of small files, none may be held out
             evaluation["safe"] = safe_validation
