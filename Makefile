@@ -32,7 +32,8 @@ TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder 
 	--learning_rate 2e-4 --per_device_train_batch_size 16 --encoder_dropout 0 --attn_implementation eager $(ON_CPU)
 checkpoint: .venv/installed-dev
 	$(TRAIN) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
-	$(TRAIN) --train_file $(LABELLED) corpora/contrast/labelled.jsonl --safe_file $(HARMLESS) $(addprefix corpora/contrast/,safe.jsonl everyday.jsonl) \
+	$(TRAIN) --train_file $(LABELLED) corpora/contrast/labelled.jsonl \
+		--safe_file $(HARMLESS) $(addprefix corpora/contrast/,safe.jsonl everyday.jsonl) \
 		--safety_balance 0.5 --category_balance 0.3 --register_share 0.1 --exchange_share 0.2 \
 		--max_length 512 --output_dir runs/contrast
 	$(BIN)/python train.py --average runs/contrast runs/plain --train_file $(LABELLED) --safe_file $(HARMLESS) \

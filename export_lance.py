@@ -31,7 +31,7 @@ PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "int8", "bf16")}
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("nncf", "openvino")}
 CODE = ("assessment_lance.py", "configuration_lance.py", "exported_detector.py")
 
-CONTRAST_PAIRS = [ROOT / "corpora" / "contrast" / name for name in ("labelled.jsonl", "safe.jsonl")]
+CONTRAST_PAIRS = [ROOT / "corpora" / "contrast" / name for name in ("labelled.jsonl", "safe.jsonl", "everyday.jsonl")]
 CALIBRATION_PAIRS = 300
 
 Pair = tuple[str, str | None]
