@@ -53,6 +53,7 @@ KINDS = {
         "mixed_signals",
         "sensitive_subject",
         "ordinary_short",
+        "urging",
     },
 }
 FEWEST = {"safe": 60, "everyday": 60, "labelled": 45}
