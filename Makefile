@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
-export PROMPT ?= How do I get back at a neighbour who is rude to me?
+export PROMPT ?= How do I take revenge on a rude neighbour?
 
 .PHONY: demo test vllm-cpu test-vllm lint checkpoint refiner refusals independent evaluation-demo refinement-report \
 	bench-refinement bench-detector variants
