@@ -29,7 +29,7 @@ SAFE_FILES = ("safe_pairs.jsonl", "safe_prompts.jsonl", "safe_responses_to_risky
 DATA_FILES = (TRAIN_FILE, *SAFE_FILES, OTHER_FILE)
 COMMON = (
     "--num_train_epochs 1 --learning_rate 2e-4 --per_device_train_batch_size 16 --encoder_dropout 0 "
-    "--attn_implementation eager --bf16 --use_cpu --ddp_backend gloo --optim adamw_torch_fused "
+    "--attn_implementation eager --use_cpu --ddp_backend gloo --optim adamw_torch_fused "
     "--eval_strategy no --save_strategy no --load_best_model_at_end False"
 )
 BASE = "Lance"
