@@ -21,6 +21,7 @@ from .configuration_lance import LanceConfig, check_threshold
 
 _PROGRESS_BAR_FROM = 1_000
 _BATCHES_HELD = 64  # of pairs: enough to sort by length, and all that is ever held of an iterator
+_QUANTILES_AT_ONCE = 512  # of Betas: on their grids some 100 MB
 _BATCHES_ENCODED = 16  # of pairs, at a time: fewer would hold more padding, more would leave less to do meanwhile
 
 Pair = tuple[str, str | None]
@@ -66,6 +67,11 @@ def beta_quantile(alpha: Tensor, beta: Tensor, probability: float, points: int =
         probability: the level, in (0, 1).
         points: the grid's size.
     """
+    parts = zip(alpha.flatten().split(_QUANTILES_AT_ONCE), beta.flatten().split(_QUANTILES_AT_ONCE), strict=True)
+    return torch.cat([_quantile_on_grid(*part, probability, points) for part in parts]).reshape(alpha.shape)
+
+
+def _quantile_on_grid(alpha: Tensor, beta: Tensor, probability: float, points: int) -> Tensor:
     alpha, beta = alpha.double().unsqueeze(-1), beta.double().unsqueeze(-1)
     # In u = logit(d) the density is d^alpha (1 - d)^beta, with exponential tails of slope alpha and beta. A grid spaced
     # as sinh is fine at the mode and still reaches to where e^-40 is left.
@@ -172,7 +178,7 @@ class RiskAssessor(ABC):
             The encodings in the order given, and how many tokens each lost.
 
         Raises:
-            ValueError: for a blank prompt, or lists of unequal lengths.
+            ValueError: for a blank prompt, what is no text, or lists of unequal lengths.
         """
         pairs = list(_pair_up(prompts, responses))
         encodings = self._encode(pairs)
@@ -213,9 +219,9 @@ class RiskAssessor(ABC):
             One [`RiskDistribution`] a pair: a list, or an iterator where `prompts` is one.
 
         Raises:
-            ValueError: for a blank prompt, prompts and responses that don't pair up, a threshold or level outside
-                (0, 1), an unknown category, or a batch size below 1. An iterator raises what is wrong with a pair, or
-                what `prompts` or `responses` raise, behind the results of the pairs before it.
+            ValueError: for a blank prompt, what is no text, prompts and responses that don't pair up, a threshold or
+                level outside (0, 1), an unknown category, or a batch size below 1. An iterator raises what is wrong
+                with a pair, or what `prompts` or `responses` raise, behind the results of the pairs before it.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
@@ -394,7 +400,7 @@ def _pair_up(prompts: Iterable[str], responses: Iterable[str | None] | None) -> 
     """Prompt and response, or prompt and `None`, one after the other.
 
     Raises:
-        ValueError: for a blank prompt, or when one side ends before the other.
+        ValueError: for a blank prompt, what is no text, or when one side ends before the other.
     """
     both: Iterable[tuple[Any, Any]] = (
         zip(prompts, repeat(None)) if responses is None else zip_longest(prompts, responses, fillvalue=_MISSING)
@@ -403,9 +409,21 @@ def _pair_up(prompts: Iterable[str], responses: Iterable[str | None] | None) -> 
         if _MISSING in (prompt, response):
             ended = "prompts" if prompt is _MISSING else "responses"
             raise ValueError(f"prompts and responses must pair up, but there are {index} {ended} only.")
+        _check_text(f"prompt {index}", prompt)
+        if response is not None:
+            _check_text(f"response {index}", response)
         if not prompt.strip():
             raise ValueError(f"prompt {index} is empty: every pair needs a prompt.")
         yield prompt, response
+
+
+def _check_text(name: str, text: Any):
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a string, got {text!r}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is no text ({error}): it holds half a character.") from None
 
 
 def _sides(pair: Pair) -> tuple[str, ...]:

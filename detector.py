@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModel, Pipeline, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -54,10 +53,9 @@ def load_detector(name_or_path: str | Path = ROOT) -> Any:
             model.tokenizer  # noqa: B018  # read now: a broken one is found out here
             return model
     except ImportError as error:
-        raise DetectorError(f"{name_or_path}: {first_line(error)}") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError, TypeError, AttributeError, KeyError) as error:
-        # The last three come of fields of a wrong kind in config.json.
-        raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from None
+        raise DetectorError(f"{name_or_path}: {first_line(error)}") from error
+    except Exception as error:  # what a broken file makes transformers and tokenizers raise has no common kind
+        raise DetectorError(f"{name_or_path}: no Lance checkpoint ({first_line(error)})") from error
     raise DetectorError(f"{name_or_path}: a {fields.get('model_type')!r} checkpoint, not Lance's.")
 
 
@@ -69,15 +67,25 @@ def weights_digest(checkpoint: str | Path) -> str | None:
 
     Returns:
         `None` for a name on the Hub, which tells enough.
+
+    Raises:
+        DetectorError: for a file that can't be read.
     """
     path = Path(checkpoint)
-    if not path.exists():
-        return None
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.name.endswith(DECISIVE))
     digest = sha256()
-    for file in files:
-        digest.update(file.read_bytes())
+    try:
+        if not path.exists():
+            return None
+        for file in [path] if path.is_file() else sorted(filter(_is_decisive, path.iterdir())):
+            digest.update(file.read_bytes())
+    except OSError as error:
+        raise DetectorError(f"{checkpoint}: {error.strerror}.") from None
     return digest.hexdigest()
+
+
+def _is_decisive(file: Path) -> bool:
+    # The Trainer leaves its options beside a checkpoint's weights.
+    return file.is_file() and file.name.endswith(DECISIVE) and file.name != "training_args.bin"
 
 
 def load_checkpoint(name_or_path: str | Path) -> PreTrainedModel:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn import functional
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .assessment_lance import RiskAssessor, hub_options, load_tokenizer
 from .configuration_lance import LanceConfig
+
+logger = logging.get_logger(__name__)
 
 
 def gaussian_kl(mean: Tensor, std: Tensor) -> Tensor:
@@ -134,6 +136,26 @@ def _without_pooler(encoder_config) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
+def _most_positions(encoder: PreTrainedModel) -> int:
+    """How many tokens the encoder takes.
+
+    Raises:
+        ValueError: for one that doesn't say.
+    """
+    if "max_position_embeddings" not in encoder.config.to_dict():
+        raise ValueError(
+            f"an encoder of type {encoder.config.model_type!r} states no max_position_embeddings: use another."
+        )
+    # RoBERTa's kind counts positions from behind the padding token's number.
+    paddings = (
+        module.padding_idx
+        for name, module in encoder.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    )
+    taken = max((padding + 1 for padding in paddings if padding is not None), default=0)
+    return encoder.config.max_position_embeddings - taken
+
+
 class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
     """Estimates a continuous risk distribution over the categories from a prompt and the response to it."""
 
@@ -169,8 +191,21 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
     def save_pretrained(self, save_directory, is_main_process: bool = True, **options):
         """As any model's, with the tokenizer, if it has one, beside the weights."""
         super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
-        if is_main_process and (self._tokenizer is not None or self.name_or_path):
-            self.tokenizer.save_pretrained(save_directory)
+        if not is_main_process or (self._tokenizer is None and not self.name_or_path):
+            return
+        try:
+            tokenizer = self.tokenizer
+        except OSError:
+            logger.warning(f"Saved without a tokenizer: {self.name_or_path} has none.")
+        else:
+            tokenizer.save_pretrained(save_directory)
+
+    def _apply(self, fn, recurse: bool = True):
+        """As any module's, but a cast, such as `half()`, leaves the heads in float32."""
+        super()._apply(fn, recurse)
+        for name in self._keep_in_fp32_modules_strict:
+            self.get_submodule(name).float()
+        return self
 
     @classmethod
     def from_encoder(cls, name_or_path: str, **config_fields) -> "LanceForRiskDistribution":
@@ -191,7 +226,7 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
             name_or_path, config=encoder_config, dtype=torch.float32, **_without_pooler(encoder_config)
         )
         model.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        limit = min(model.tokenizer.model_max_length, encoder_config.max_position_embeddings)
+        limit = min(model.tokenizer.model_max_length, _most_positions(model.encoder))
         if model.config.max_length > limit:
             raise ValueError(f"max_length must be at most {limit}, what {name_or_path} takes.")
         return model

@@ -18,7 +18,8 @@ of the runs, and their options count for nothing):
 
     python train.py --average runs/first runs/second --train_file ... --safe_file ... --output_dir runs/mean
 
-All of `TrainingArguments` applies: `--bf16`, `--resume_from_checkpoint`, `--push_to_hub`, `torchrun train.py ...`.
+All of `TrainingArguments` applies, such as `--bf16`, `--resume_from_checkpoint`, `--push_to_hub` and `torchrun train.py
+...`, but for evaluation in half precision: the heads need float32.
 """
 
 import json
@@ -26,6 +27,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from math import log
 from pathlib import Path
 
 import evaluate
@@ -174,6 +176,11 @@ class LanceTrainingArguments(TrainingArguments):
     train_sampling_strategy: str = "group_by_length"
     report_to: str | None = "none"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.bf16_full_eval or self.fp16_full_eval:
+            raise UsageError("--bf16_full_eval and --fp16_full_eval: the heads need float32; --bf16 or --fp16 will do.")
+
 
 class LanceTrainer(Trainer):
     """`Trainer` that logs every loss term, and gives the fresh heads a learning rate of their own.
@@ -218,7 +225,7 @@ class LanceTrainer(Trainer):
         """Eq. 16, keeping count of its terms while training."""
         outputs = model(**inputs)
         if model.training:
-            self._term_sums.update({term: outputs[term].detach() for term in LOSS_TERMS})
+            self._term_sums.update({term: outputs[term].detach().mean() for term in LOSS_TERMS})
             self._term_batches += 1
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -267,6 +274,8 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
     split_seed = seed if data_args.split_seed is None else data_args.split_seed
     cut = partial(split_by_prompt, share=data_args.validation_share, seed=split_seed)
     train, validation = cut(pairs)
+    if not len(train):
+        raise UsageError("all prompts are held out for validation: give more data, or lower --validation_share.")
     if len({max(labels) > 0.5 for labels in validation["labels"]}) < 2:
         raise UsageError(
             "the validation split lacks safe or harmful pairs: give more data, or raise --validation_share."
@@ -345,8 +354,13 @@ def calibrate(model: PreTrainedModel, predictions: Mapping[str, PredictionOutput
         scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]), origin)
         if scale > 0:
             model.rejection_head.calibrate(scale, shift)
+            limit = -2 * log(model.config.concentration_floor)  # the head gives no logit beyond
+
+            def calibrated(risk: np.ndarray) -> np.ndarray:
+                return expit((scale * logit(risk.astype(np.float64)) + shift).clip(-limit, limit))
+
             predictions = {
-                name: prediction._replace(predictions=expit(scale * logit(prediction.predictions) + shift))
+                name: prediction._replace(predictions=calibrated(prediction.predictions))
                 for name, prediction in predictions.items()
             }
         else:

@@ -31,6 +31,7 @@ from refinement.output import OutputFile
 from refinement.refusals import WEIGHTS as REFUSAL_WEIGHTS
 from refinement.refusals import RefusalDetector
 from refinement.similarity import SentenceEmbedder, cosine
+from refinement.trace import count_rewrites
 
 WEIGHTS = (ROOT / "model.safetensors", EMBEDDED_ADAPTER / "adapter_model.safetensors", REFUSAL_WEIGHTS)
 # Heading and format of each figure.
@@ -137,10 +138,17 @@ def is_left_alone(record: dict) -> bool:
     return record["converged"] and not record["steps"][0]["refused"]
 
 
-def summarise(records: list[dict]) -> dict[str, float | None]:
-    """The figures of one variant; `None` for one that its records don't hold."""
+def summarise(records: list[dict], first_answers: bool = False) -> dict[str, float | None]:
+    """The figures of one variant; `None` for one that its records don't hold.
+
+    Args:
+        records: one a prompt.
+        first_answers: whether the model's first answers are searched for refusals, where nothing is refined, in place
+            of what the user gets: an unsafe one's constructive reply refuses nothing.
+    """
     lowest = [min(max(step["risk"].values()) for step in record["steps"]) for record in records]
-    refused = RefusalDetector.load().detect([record["response"] for record in records])
+    answers = [record["steps"][0]["response"] if first_answers else record["response"] for record in records]
+    refused = RefusalDetector.load().detect(answers)
     rewritten = [record["similarity"] for record in records if record["refined_prompt"] != record["prompt"]]
     counted = all(record["tokens"] for record in records)
     return {
@@ -150,7 +158,7 @@ def summarise(records: list[dict]) -> dict[str, float | None]:
         "refusals": float(np.mean(refused)),
         "risk": float(np.mean(lowest)),
         "rewritten_similarity": float(np.mean(rewritten)) if rewritten else None,
-        "rewrites": float(np.mean([len(record["steps"]) - 1 for record in records])) if counted else None,
+        "rewrites": float(np.mean([count_rewrites(record["steps"]) for record in records])) if counted else None,
         "tokens": float(np.mean([record["tokens"]["completion"] for record in records])) if counted else None,
         "seconds": float(np.mean([record["took"] for record in records])),
     }
@@ -225,11 +233,11 @@ def main(args: argparse.Namespace):
     safe_prompts = xstest.filter(lambda row: row["is_safe"])["prompt"][:]
     target, detector, embedder = load_engine(args.target), load_detector(), SentenceEmbedder()
     variants = {variant.name: variant for variant in make_variants(args)}
-    rows = {
-        name: summarise(run_variant(variant, prompts, target, detector, embedder, args.runs_dir / file_name(name)))
-        for name, variant in variants.items()
-        if args.only is None or name in args.only
-    }
+    rows = {}
+    for name, variant in variants.items():
+        if args.only is None or name in args.only:
+            records = run_variant(variant, prompts, target, detector, embedder, args.runs_dir / file_name(name))
+            rows[name] = summarise(records, variant.refusals_stand)
     lance = variants["Lance"]
     first_look = replace(lance, parameters=replace(lance.parameters, max_steps=0))
     unchanged = run_variant(first_look, safe_prompts, target, detector, embedder, args.runs_dir / "xstest.jsonl")

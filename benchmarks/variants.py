@@ -14,11 +14,12 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import transformers
 
-from command_line import OneLineErrors, UsageError, make_folder, run
+from command_line import OneLineErrors, UsageError, check_writable, make_folder, run
 from corpora.pairs import load_pairs
 from detector import ROOT, load_detector, weights_digest
 from evaluation.detection import other_domains_report
@@ -112,12 +113,17 @@ def read_runs(path: Path, setting: dict) -> dict[str, dict[str, dict]]:
         setting: what all runs of a report share.
 
     Raises:
-        UsageError: when the report's setting is another one.
+        UsageError: when the file is no report, or its setting is another one.
     """
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else setting | {"variants": {}}
+    if not path.exists():
+        return {name: {} for name in VARIANTS}
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        known = earlier["variants"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: no report of this command; move it away.") from None
     if not setting.items() <= earlier.items():
         raise UsageError(f"{path}: its runs are of another setting; name another --output_dir.")
-    known = earlier["variants"]
     return {
         name: known[name]["runs"] if name in known and known[name]["options"] == options else {}
         for name, options in VARIANTS.items()
@@ -132,20 +138,24 @@ def write_report(path: Path, setting: dict, seeds: list[str], runs: dict[str, di
         if runs[name].keys() >= set(seeds):
             own, base = ([runs[of][seed] for seed in seeds] for of in (name, BASE))
             report["variants"][name]["figures"] = summarise(own, base)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    aside = path.with_suffix(".part")  # hours of runs outlive an interruption
+    aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)
     return report
 
 
 def summarise(runs: list[dict], base: list[dict]) -> dict:
     """Each figure of a variant over the seeds: its mean and standard deviation, and the same of its gain over the base.
 
+    One seed has no standard deviation: `None`.
+
     Args:
         runs: the figures of each seed.
         base: those of the unchanged method, at the same seeds.
     """
 
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+    def spread(values: list[float]) -> dict[str, Any]:
+        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
     return {
         group: {
@@ -173,8 +183,9 @@ def as_markdown(report: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _percent(figure: dict[str, float]) -> str:
-    return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"
+def _percent(figure: dict[str, Any]) -> str:
+    mean, std = f"{100 * figure['mean']:.1f}", figure["std"]
+    return mean if std is None else f"{mean} ± {100 * std:.1f}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -200,6 +211,9 @@ def main(args: argparse.Namespace):
     """Make the runs that are missing, and write the report after each."""
     make_folder("--runs_dir", args.runs_dir)
     make_folder("--output_dir", args.output_dir)
+    check_writable("--output_dir", args.output_dir, ["variants.json", "variants.md"])
+    if missing := [name for name in DATA_FILES if not (args.data / name).is_file()]:
+        raise UsageError(f"--data {args.data}: no {', '.join(missing)} in it.")
     setting = {
         "rows": args.rows,
         "max_length": args.max_length,

@@ -23,11 +23,13 @@ def exchange_prompts(dataset: Dataset, others: Dataset, share: float, seed: int)
 
     Args:
         dataset: the rows.
-        others: where the prompts come from.
+        others: where the prompts come from; without any, nothing is exchanged.
         share: in [0, 1], of the rows whose response stands alone.
         seed: of the draw.
     """
     prompts = others["prompt"][:]
+    if not prompts:
+        return dataset
     draw = random.Random(seed)
 
     def exchange(row: dict) -> dict:

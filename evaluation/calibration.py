@@ -5,6 +5,8 @@ from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 
+LABEL_DOUBT = 1e-4  # share of labels taken for wrong: else pairs that a cut separates drive the scale to infinity
+
 
 def fit_platt(score: np.ndarray, harmful: np.ndarray, origin: np.ndarray) -> tuple[float, float]:
     """Scale and shift of the logit that make `score` the probability of harm, under `balanced_weights`.
@@ -17,8 +19,11 @@ def fit_platt(score: np.ndarray, harmful: np.ndarray, origin: np.ndarray) -> tup
     Returns:
         (scale, shift): sigmoid(scale · logit(score) + shift) is calibrated.
     """
+    weights = balanced_weights(harmful, origin)
     regression = LogisticRegression(C=np.inf).fit(
-        logit(score)[:, None], harmful, sample_weight=balanced_weights(harmful, origin)
+        np.tile(logit(score), 2)[:, None],
+        np.concatenate([harmful, ~harmful]),
+        sample_weight=np.concatenate([weights * (1 - LABEL_DOUBT), weights * LABEL_DOUBT]),
     )
     return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 

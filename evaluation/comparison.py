@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from evaluation.outcomes import (
 from evaluation.statistics import Estimate, category_means, contrasts, mean_with_interval
 from evaluation.store import Run
 from evaluation.study import METHODS, Study
+from refinement.trace import count_rewrites
 
 
 class ComparisonError(UserError):
@@ -142,20 +143,13 @@ def _cost(answers: Sequence[Mapping]) -> Cost:
 def _convergence(sheet: _Sheet, answers: Sequence[Mapping]) -> Convergence:
     rewrites = np.full(len(sheet.places), np.nan)
     for answer in answers:
-        count = _rewrites(answer, answer["chosen"]) if answer["converged"] else np.inf
+        count = count_rewrites(answer["steps"][: answer["chosen"] + 1]) if answer["converged"] else np.inf
         rewrites[sheet.places[answer["sample"]]] = count
-    most = max(_rewrites(answer, len(answer["steps"]) - 1) for answer in answers)
+    most = max(count_rewrites(answer["steps"]) for answer in answers)
     flags = (np.where(np.isnan(rewrites), np.nan, rewrites == count) for count in (*range(most + 1), np.inf))
     shares = (mean_with_interval(flag, sheet.resamples) for flag in flags)
     *after, never = (share for share in shares if share is not None)  # all of them: there are answers
     return Convergence(after, never)
-
-
-def _rewrites(answer: Mapping, step: int) -> int:
-    """How many rewrites led to a step: where none could be used, a step keeps the prompt and the answer before it."""
-    steps = answer["steps"][: step + 1]
-    pairs = [(step["prompt"], step["response"]) for step in steps]
-    return sum(one != other for one, other in pairwise(pairs))
 
 
 def _differences(sheet: _Sheet, backbone: str) -> list[Difference]:

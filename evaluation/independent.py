@@ -25,6 +25,8 @@ LAYERS = (12, 18, 24)  # of 30: the last ones are about the next token
 class PairFeatures:
     """Mean hidden states of the embedded language model, of some of its layers, side by side.
 
+    It is cut off behind the last of them, which its final norm then follows.
+
     Args:
         max_length: tokens of a pair that are read.
         batch_size: pairs to a forward pass.

@@ -1,6 +1,7 @@
 """What a study would cost, before anything is spent: calls, tokens and dollars, engine by engine.
 
-Calls and tokens written are upper bounds; tokens read, and so dollars, are estimates: chats grow as a loop goes on.
+Calls and tokens written are upper bounds, but for Lance-nf's rewrites, whose length nothing limits; tokens read, and so
+dollars, are estimates: chats grow as a loop goes on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from evaluation.assembly import REWRITE_TOKENS
 from evaluation.formats import Cell, Figure, markdown_table
 from evaluation.judge import MAX_NEW_TOKENS, RUBRICS
 from evaluation.study import Study
+from refinement.candidates import IntentLimits
 from refinement.loop import rewrite_room
 
 CHARACTERS_PER_TOKEN = 4  # of English, roughly
@@ -61,7 +63,8 @@ def project(
     totals: dict[str, Projection] = {}
     prompt_tokens = sum(map(len, prompts)) // (CHARACTERS_PER_TOKEN * len(prompts)) + 1
     read = FRAME_TOKENS + prompt_tokens + 2 * study.max_new_tokens  # SelfRefine reads an answer and its critique
-    written = {"backbone": study.max_new_tokens, "refiner": rewrite_room(max(prompts, key=len), REWRITE_TOKENS)}
+    longest = round(IntentLimits().max_length_ratio * max(map(len, prompts)))  # that a prompt may grow to
+    written = {"backbone": study.max_new_tokens, "refiner": rewrite_room(longest, REWRITE_TOKENS)}
     for backbone in study.backbones:
         methods = study.methods_of(backbone)
         for method in methods:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence, Set
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from generation.base import Chat, PromptTooLongError
 
@@ -52,6 +52,8 @@ class ChatEncoder:
     def _knows_system(self) -> bool:
         try:
             self.tokenizer.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "-"}])
+        except TemplateSyntaxError:
+            raise
         except TemplateError:  # as Gemma's: "System role not supported"
             return False
         return True

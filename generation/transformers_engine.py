@@ -60,6 +60,8 @@ class TransformersEngine:
         eos = self.model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
+        # `generate` fills what is left open from the model's own: its repetition penalty or beams, say.
+        self.model.generation_config = GenerationConfig()
         self.shares_beginnings = can_share(self.model)
         if self.shares_beginnings:
             self.model.set_attn_implementation(ATTENTION)

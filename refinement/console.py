@@ -29,7 +29,7 @@ def show(refinement: Refinement, console: Console):
         name = f"rewrite {place}" if place else "the prompt itself"
         console.print(Text(f"lowest risk reached: {refinement.best.max_risk:.2f}, at {name}", style="dim"))
     calls = refinement.calls
-    spent = f"answers: {calls['target']} · rewrites: {calls['refiner']} · {refinement.seconds:.1f} s"
+    spent = f"answers: {calls['target']} · rewrites drawn: {calls['refiner']} · {refinement.seconds:.1f} s"
     console.print(Text(spent, style="dim"))
 
 

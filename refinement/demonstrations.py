@@ -59,7 +59,7 @@ def _read(place: str, line: str) -> Demonstration:
         earlier = row.get("earlier")
         before = None if earlier is None else (earlier["prompt"], dict(earlier["effort"]))
         demonstration = Demonstration(row["prompt"], dict(row["effort"]), row["refined"], before)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DemonstrationError(
             f'{place}: expected an object with "prompt", "effort", "refined", and maybe "earlier" with the first two.'
         ) from None

@@ -286,7 +286,7 @@ def _draw(
     """
     chats_by_room: dict[int, dict[Key, list[Chat]]] = defaultdict(dict)
     for index, fault in faults.items():
-        room = rewrite_room(live[index].prompt, parameters.rewrite.max_new_tokens)
+        room = rewrite_room(len(live[index].prompt), parameters.rewrite.max_new_tokens)
         for draw in range(parameters.candidates):
             chats_by_room[room][index, draw] = _refiner_chats(live[index], fault, parameters)
     sampling = parameters.rewrite
@@ -309,10 +309,10 @@ def _draw(
     return candidates
 
 
-def rewrite_room(prompt: str, least: int) -> int:
-    """Most tokens of a prompt's rewrite: `least`, doubled while the prompt itself would not fit."""
+def rewrite_room(length: int, least: int) -> int:
+    """Most tokens of the rewrite of a prompt of so many characters: `least`, doubled while the prompt would not fit."""
     room = least
-    while room * CHARACTERS_A_TOKEN < len(prompt) and room * 2 <= MOST_REWRITE_TOKENS:
+    while room * CHARACTERS_A_TOKEN < length and room * 2 <= MOST_REWRITE_TOKENS:
         room *= 2
     return room
 

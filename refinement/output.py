@@ -89,7 +89,8 @@ class OutputFile:
 
     def _replace(self, path: Path, lines: list[bytes]):
         # Aside and renamed: killed at any moment, the old file or the new one is there, whole.
-        aside = path.with_name(path.name + ".new")
+        path = path.resolve()  # a link stays one
+        aside = path.with_name(f".{path.name}.part")
         aside.write_bytes(b"".join(line + b"\n" for line in lines))
         self._hold(aside.open("a+b"))
         os.replace(aside, path)

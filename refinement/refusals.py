@@ -21,7 +21,7 @@ BUCKETS = 2**14  # that words and pairs are hashed to
 _APOSTROPHES = str.maketrans("’‘ʼ´`", "'''''")
 _WORD = re.compile(r"[\w']+|[\n:?*]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
-_LIST_ITEM = re.compile(r"^\s*(?:\d+[.)]|[*•-]) ", re.MULTILINE)
+_LIST_ITEM = re.compile(r"^[^\S\n]*(?:\d+[.)]|[*•-]) ", re.MULTILINE)
 _OFFER = re.compile(r"here (?:are|is)|here's|(?:some|few) (?:suggestions|tips|examples|ideas|ways)|such as:")
 _UNREAL = re.compile(r"fictional|does(?: not|n't) exist|not a (?:real|person)|inanimate")
 

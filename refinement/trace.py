@@ -1,7 +1,8 @@
 """What the loop leaves behind of one prompt: its steps, and what came of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 
 from generation.base import Completion
 from refinement.candidates import length_ratio
@@ -16,6 +17,15 @@ def rank(risk: Mapping[str, float], effort: Mapping[str, str]) -> tuple[bool, fl
         effort: the effort of each unsafe category. Of an unsafe pair only these count: one can be switched off.
     """
     return bool(effort), max(risk[category] for category in effort or risk)
+
+
+def count_rewrites(steps: Sequence[Mapping]) -> int:
+    """How many rewrites led to the last of some steps, as records hold them.
+
+    Where none could be used, a step keeps the prompt and the answer of the one before: it counts for none.
+    """
+    pairs = [(step["prompt"], step["response"]) for step in steps]
+    return sum(one != other for one, other in pairwise(pairs))
 
 
 @dataclass

@@ -21,6 +21,13 @@ def test_beta_quantile_is_scipys(alpha, beta, probability):
     assert value == pytest.approx(scipy.stats.beta.ppf(probability, alpha, beta), abs=1e-4)
 
 
+def test_beta_quantile_is_the_same_among_many():
+    alpha = torch.linspace(0.1, 20, 14 * 100).reshape(100, 14)
+    together = assessment.beta_quantile(alpha, alpha.flip(0), 0.9)
+    alone = torch.stack([assessment.beta_quantile(*pair, 0.9) for pair in zip(alpha, alpha.flip(0), strict=True)])
+    torch.testing.assert_close(together, alone)
+
+
 def test_beta_std_is_scipys():
     alpha, beta = torch.tensor([0.2, 3.0]), torch.tensor([5.0, 0.7])
     expected = [scipy.stats.beta.std(a, b) for a, b in zip(alpha, beta, strict=True)]
@@ -324,6 +331,15 @@ def test_what_was_read_before_a_fault_of_the_iterator_is_yielded_first(watched, 
     results = watched.assess(*sides, batch_size=1)
     assert len([next(results) for _ in range(read)]) == read
     with pytest.raises(SourceError):
+        next(results)
+
+
+@pytest.mark.parametrize("fault", [("a \ud800", "no"), ("a", "no \ud800"), ("a", 5), (None, "no"), (5, None)])
+def test_what_is_no_text_comes_behind_the_results_of_the_pairs_before_it(watched, fault):
+    prompts, responses = zip(*[("bread", "street")] * 3, fault, strict=True)
+    results = watched.assess(iter(prompts), responses)
+    assert len([next(results) for _ in range(3)]) == 3
+    with pytest.raises(ValueError, match=r"(prompt|response) 3 "):
         next(results)
 
 

@@ -67,3 +67,19 @@ def test_a_folders_digest_is_of_what_decides_its_verdicts_and_not_of_its_name(tm
     assert len(set(digests.values())) == 3
     assert weights_digest(tmp_path / "a" / "model.safetensors") == weights_digest(tmp_path / "b" / "model.safetensors")
     assert weights_digest("org/lance") is None
+    (tmp_path / "a" / "training_args.bin").write_bytes(b"1")
+    (tmp_path / "a" / "a folder.bin").mkdir()
+    assert weights_digest(tmp_path / "a") == digests["a"]
+
+
+def test_a_name_that_no_file_can_have_is_one_line():
+    with pytest.raises(DetectorError, match="name too long"):
+        weights_digest("x" * 300)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": {"type": "of tomorrow"}}'])
+def test_a_broken_tokenizer_is_named(tiny_encoder, tmp_path, content):
+    folder = save_detector(tmp_path / "lance", tiny_encoder, seed=0)
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(DetectorError, match="lance: no Lance checkpoint"):
+        load_detector(folder)

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Beta, Normal, kl_divergence
 from torch.nn import functional
-from transformers import AutoModel, BertConfig, ModernBertConfig, MPNetConfig, RobertaConfig
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    T5Config,
+)
 
 from detector import detector_class
 from tests.out_of_sight import run_out_of_sight
@@ -214,11 +222,42 @@ def test_heads_stay_in_float32_in_a_bfloat16_model(tmp_path):
     assert model(**small_batch()).risk.dtype == torch.float32
 
 
+@pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16])
+def test_heads_stay_in_float32_when_a_loaded_model_is_cast(cast):
+    model = small_model().eval()
+    whole = model(**small_batch()).risk
+    model.to(cast)
+    assert {parameter.dtype for parameter in model.encoder.parameters()} == {cast}
+    torch.testing.assert_close(model(**small_batch()).risk, whole, rtol=0, atol=2e-2)
+
+
 def test_a_model_saved_without_a_tokenizer_says_so_where_it_has_to_read(tmp_path):
-    small_model().save_pretrained(tmp_path)
-    model = Lance.from_pretrained(tmp_path)
+    small_model().save_pretrained(tmp_path / "first")
+    model = Lance.from_pretrained(tmp_path / "first")
     with pytest.raises(OSError, match="tokenizer.json"):
         model.assess("the cat")
+    model.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("kind", "most"), [(BertConfig, 130), (RobertaConfig, 128)])  # RoBERTa's numbers start at 2
+def test_max_length_is_at_most_the_positions_that_the_encoder_has(tiny_encoder, tmp_path, kind, most):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    tokenizer.save_pretrained(tmp_path)
+    AutoModel.from_config(kind(**SMALL, pad_token_id=1, max_position_embeddings=130)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"max_length must be at most {most}"):
+        Lance.from_encoder(tmp_path, max_length=most + 1)
+    model = Lance.from_encoder(tmp_path, max_length=most)
+    longest = torch.full((1, most), 5)
+    assert model(longest, torch.ones_like(longest)).risk.shape == (1, 14)
+
+
+def test_an_encoder_without_a_number_of_positions_is_refused(tiny_encoder, tmp_path):
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 99}
+    AutoModel.from_config(T5Config(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'t5' states no max_position_embeddings"):
+        Lance.from_encoder(tmp_path)
 
 
 def test_the_tokenizer_goes_where_the_model_is_saved_and_comes_with_its_revision(tiny_detector, tmp_path):

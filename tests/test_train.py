@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.special import expit, logit
+from sklearn.metrics import f1_score
 from transformers import AutoModel
 from transformers.trainer_utils import PredictionOutput
 
@@ -73,16 +74,27 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_encoder, tmp_path):
 def test_the_mean_of_checkpoints_is_calibrated_and_saved_and_not_trained(tiny_encoder, tiny_detector, tmp_path):
     run_main(tiny_encoder, tmp_path, "--average", str(tiny_detector), str(tiny_detector))
     saved, before = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_detector))
-    untouched = [name for name in before if not name.startswith("rejection_head")]
-    assert untouched
-    for name in untouched:
-        torch.testing.assert_close(saved[name], before[name])
+    moved = [name for name in before if not torch.equal(saved[name], before[name])]
+    assert all(name.startswith("rejection_head") for name in moved)  # by calibration, where a scale applies
+    assert len(AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config.category_thresholds) == 14
     assert not [*tmp_path.glob("checkpoint-*")]
+
+
+@pytest.mark.parametrize("epochs", [0, 6])  # untrained, and so sure of itself that few pairs lie between
+def test_the_saved_model_reaches_the_figures_beside_it(tiny_encoder, tmp_path, epochs):
+    options = ("--num_train_epochs", str(epochs), "--head_learning_rate", "0.03", "--seed", "0")
+    run_main(tiny_encoder, tmp_path, *options)
     metrics = json.loads((tmp_path / "validation_metrics.json").read_text())
-    assert (
-        AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config.binary_threshold
-        == metrics["binary_threshold"]
-    )
+    model = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    assert len(model.config.category_thresholds) == 14
+    _, evaluation = datasets_of()
+    rows = evaluation["beavertails"]
+    encodings, _ = model.encode_pairs(rows["prompt"], rows["response"])
+    risk = np.array([model.concentrations(model.tokenizer.pad([pair], return_tensors="pt")) for pair in encodings])
+    risk = risk[:, 0, 0] / risk.sum(1)[:, 0]  # (rows, 14)
+    harmful = np.array(rows["labels"]).max(1) > 0.5
+    f1 = f1_score(harmful, risk.max(1) > model.config.binary_threshold)
+    assert f1 == pytest.approx(metrics["beavertails_binary_f1"])
 
 
 def test_a_checkpoint_is_trained_on_from_its_weights_with_the_losses_asked_for(tiny_encoder, tiny_detector, tmp_path):
@@ -192,7 +204,7 @@ class KnownModel:
     def __init__(self, beta_parameterization="exp"):
         self.calls = []
         self.rejection_head = SimpleNamespace(calibrate=lambda *call: self.calls.append(call))
-        self.config = SimpleNamespace(beta_parameterization=beta_parameterization, binary_threshold=None)
+        self.config = SimpleNamespace(beta_parameterization=beta_parameterization, concentration_floor=1e-3)
 
 
 def known_split(risk, harmful):
@@ -244,6 +256,9 @@ def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, 
         (("--output_dir", str(ROOT / "train.py")), "--output_dir"),
         (("--resume_from_checkpoint", "no-such"), "--resume_from_checkpoint no-such"),
         (("--max_length", "4096"), "max_length must be at most"),
+        (("--validation_share", "0.9999999"), "all prompts are held out"),
+        (("--bf16_full_eval",), "the heads need float32"),
+        (("--output_dir", "/proc"), "--output_dir /proc"),
         (("--validation_share", "0.0001"), "validation split lacks safe or harmful pairs"),
         (("--safe_share", "1.2"), "--safe_share must lie in"),
         (("--register_share", "1"), r"--register_share must lie in \[0, 1\), got 1"),

@@ -10,7 +10,7 @@ parts not asked for stay as they are. Linux only: it reads /proc.
     latency      one pair: assess and the bare encoder, and both by the pair's length
     exported     the CPU formats of export_lance.py against PyTorch, in speed, scores and F1; validation chooses of int8
     training     a training step of train.py against the plain Trainer over AutoModelForSequenceClassification, with the
-                 options of `make checkpoint` and with train.py's defaults
+                 options of `make checkpoint`'s first two runs and with train.py's defaults
     growth       pairs a second and peak memory by the number of pairs, each in a process of its own, warmed up
     length       risk by length, and harmful answers hidden in long harmless ones
 """

@@ -49,7 +49,8 @@ class Options:
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
 
-# How the embedded checkpoint is trained (`make checkpoint`), but for its two processes, and train.py as it comes.
+# How the first two runs behind the embedded checkpoint are trained (`make checkpoint`), but for its two processes, and
+# train.py as it comes.
 RECIPES = {
     "checkpoint": Options(
         {"attn_implementation": "eager", "encoder_dropout": 0.0}, {"bf16": True, "per_device_train_batch_size": 16}

@@ -1,12 +1,14 @@
 """Lance-nf (Table 2): no detector; the refiner judges and rewrites a prompt by a system prompt alone."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import ClassVar
 
 from evaluation.methods.base import Answer, TraceStep
 from evaluation.methods.drafts import Draft, ask, plain_chat, start_batches
-from generation.base import GenerationError, SamplingParameters, TextGenerator
+from generation.base import Chat, GenerationError, SamplingParameters, TextGenerator
 from refinement.candidates import read_rewrite
 from refinement.frame import coarse_chat
 from refinement.loop import rewrite_room
@@ -90,14 +92,22 @@ class _Rewriting:
 def _rewrite(
     rewritings: Mapping[Draft, _Rewriting], refiner: TextGenerator, sampling: SamplingParameters, max_steps: int
 ):
-    """Rewrite all until each is settled, its reply unusable, or the steps end; all of a step in one call."""
+    """Rewrite all until each is settled, its reply unusable, or the steps end; those of a step together."""
+
+    def as_chat(draft: Draft) -> Chat:
+        return coarse_chat(rewritings[draft].prompt)
+
     live = list(rewritings)
     for _ in range(max_steps):
-        longest = max((rewritings[draft].prompt for draft in live), key=len, default="")
-        roomy = replace(sampling, max_new_tokens=rewrite_room(longest, sampling.max_new_tokens))
-        replies = ask(refiner, live, lambda draft: coarse_chat(rewritings[draft].prompt), roomy, "refiner")
+        by_room = defaultdict(list)  # a prompt's own, whatever else is under way
+        for draft in live:
+            by_room[rewrite_room(len(rewritings[draft].prompt), sampling.max_new_tokens)].append(draft)
+        replies = [
+            ask(refiner, drafts, as_chat, replace(sampling, max_new_tokens=room), "refiner")
+            for room, drafts in by_room.items()
+        ]
         live = []
-        for draft, reply in replies:
+        for draft, reply in chain.from_iterable(replies):
             rewriting, refined = rewritings[draft], read_rewrite(reply)
             if not refined:
                 rewriting.note = KEPT

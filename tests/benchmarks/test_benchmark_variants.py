@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import train
-from benchmarks.variants import BASE, SAFE_FILES, summarise
+from benchmarks.variants import BASE, SAFE_FILES, read_runs, summarise
+from command_line import UsageError
 
 ROOT = Path(train.__file__).parent
 DATA = ROOT / "tests" / "data"
@@ -23,6 +24,11 @@ def test_gains_are_paired_by_seed():
     assert (auprc["mean"], auprc["std"]) == pytest.approx((0.85, 0.1 / 2**0.5))
     assert (auprc["gain"]["mean"], auprc["gain"]["std"]) == pytest.approx((0.1, 0))
     assert figures["all"]["AUPRC"] == {"mean": 0.6, "std": 0, "gain": {"mean": 0, "std": 0}}
+
+
+def test_one_seed_has_no_spread():
+    figures = summarise([run(0.8)], [run(0.7)])
+    assert figures["validation"]["AUPRC"]["std"] is None
 
 
 def test_a_variant_is_trained_measured_and_not_trained_again(tiny_encoder, tmp_path):
@@ -52,3 +58,16 @@ def test_a_variant_is_trained_measured_and_not_trained_again(tiny_encoder, tmp_p
     other = subprocess.run([*command, "--max_length", "32"], cwd=ROOT, capture_output=True, text=True)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "name another --output_dir" in other.stderr
+    (data / "beavertails_train.jsonl").unlink()
+    missing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert "no beavertails_train.jsonl in it" in missing.stderr
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_what_is_no_report_of_runs_is_left_alone(tmp_path, content):
+    path = tmp_path / "variants.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="no report of this command"):
+        read_runs(path, {})
+    assert path.read_text() == content

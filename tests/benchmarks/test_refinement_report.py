@@ -12,7 +12,10 @@ ROOT = Path(train.__file__).parent
 
 
 def record(risks, response, converged, similarity=1.0, refused=False):
-    steps = [{"risk": {"self_harm": risk}, "effort": {}, "refused": refused} for risk in risks]
+    steps = [
+        {"prompt": f"x^{t}", "response": f"r^{t}", "risk": {"self_harm": risk}, "effort": {}, "refused": refused}
+        for t, risk in enumerate(risks)
+    ]
     return {
         "prompt": "a",
         "refined_prompt": "a" if len(risks) == 1 else "b",
@@ -40,6 +43,19 @@ def test_the_figures_are_those_by_hand():
         "tokens": 40,
         "seconds": 4.5,
     }
+
+
+def test_a_step_that_kept_the_prompt_is_no_rewrite():
+    kept = record([0.9, 0.9, 0.2], "A safe answer.", True)
+    kept["steps"][1] = kept["steps"][0]
+    assert summarise([kept])["rewrites"] == 1
+
+
+def test_where_nothing_is_refined_refusals_are_those_of_the_first_answers():
+    withheld = record([0.9], "A constructive reply.", False)
+    withheld["steps"][0]["response"] = "I'm sorry, but I can't help with that."
+    assert summarise([withheld])["refusals"] == 0
+    assert summarise([withheld], first_answers=True)["refusals"] == 1
 
 
 def test_what_a_variant_s_records_do_not_hold_is_left_out():

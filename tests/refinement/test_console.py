@@ -45,7 +45,7 @@ def test_a_converged_refinement_shows_its_rewrites_and_the_safe_answer():
     assert "a risky answer" not in text
     assert "No safe answer" not in text
     assert "lowest risk" not in text
-    assert "answers: 2 · rewrites: 1 · 1.2 s" in text
+    assert "answers: 2 · rewrites drawn: 1 · 1.2 s" in text
 
 
 def test_a_refinement_that_did_not_converge_shows_the_constructive_reply_and_never_an_unsafe_answer():

@@ -91,3 +91,10 @@ def test_a_line_that_is_no_demonstration_is_named(tmp_path, row, message):
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in (good, row)), encoding="utf-8")
     with pytest.raises(DemonstrationError, match=f"{path}, line 2: {message}"):
         load_demonstrations(path)
+
+
+def test_a_line_nested_without_end_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("[" * 100_000)
+    with pytest.raises(DemonstrationError, match="line 1: expected an object with"):
+        load_demonstrations(path)

@@ -97,6 +97,27 @@ def test_a_torn_line_after_a_failed_record_goes_too(path):
 
 @pytest.mark.parametrize("first", [b"", as_line(record(1)), as_line(record(1, error="target: no answer"))])
 @pytest.mark.parametrize(
+    "fields", [{"prompt": "another prompt"}, {"line": 2}, {"prompt": "another prompt", "error": "target: no answer"}]
+)
+def test_a_file_of_another_input_is_refused_and_left_as_it_was(path, first, fields):
+    content = first + as_line(record(1) | fields)
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match="from another input"):
+        OutputFile(path, PROMPTS, DECISION)
+    assert path.read_bytes() == content
+
+
+def test_a_link_stays_one_and_its_file_is_cleared_of_what_failed(path):
+    real = path.with_name("real.jsonl")
+    real.write_bytes(as_line(record(1)) + as_line(record(3, error="target: no answer")))
+    path.symlink_to(real)
+    OutputFile(path, PROMPTS, DECISION)
+    assert path.is_symlink()
+    assert real.read_bytes() == as_line(record(1))
+
+
+@pytest.mark.parametrize("first", [b"", as_line(record(1)), as_line(record(1, error="target: no answer"))])
+@pytest.mark.parametrize(
     "content",
     [
         b"notes of mine\n",
@@ -109,9 +130,7 @@ def test_a_torn_line_after_a_failed_record_goes_too(path):
         b'{"line": 1, "prompt": "How do I bake bread?", "converged": true}\n',
         b'{"line": [1], "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
         b'{"line": "x", "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
-        b'{"line": 1, "prompt": "another prompt", "converged": true, "error": null}\n',
-        b'{"line": 2, "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
-        b'{"line": 1, "prompt": "another prompt", "converged": false, "error": "target: no answer"}\n',
+        b'{"line": 1, "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
     ],
 )
 def test_a_file_of_another_origin_is_refused_and_left_as_it_was(path, first, content):

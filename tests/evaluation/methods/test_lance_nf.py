@@ -102,8 +102,8 @@ def test_coarse_refine_tells_of_a_failure():
         coarse_refine(["a", "c"], Refiner({"c": GenerationError}), SAMPLING, max_steps=2)
 
 
-@pytest.mark.parametrize(("length", "room"), [(60, [32]), (1000, [512])])
-def test_a_long_prompt_has_room_for_as_long_a_rewrite(length, room):
+@pytest.mark.parametrize(("length", "room"), [(60, [32]), (1000, [32, 512])])
+def test_a_long_prompt_has_room_for_as_long_a_rewrite_and_those_beside_it_their_own(length, room):
     refiner = Refiner({})
     coarse_refine(["a", "x" * length], refiner, SAMPLING, max_steps=2)
     assert refiner.room == room
