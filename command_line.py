@@ -76,7 +76,7 @@ def check_writable(option: str, folder: Path, names: Iterable[str]):
         except OSError as error:
             raise UsageError(f"{option} {folder}: {error.strerror}.") from None
         if new:
-            path.unlink(missing_ok=True)  # of several processes, another may have been first
+            path.unlink()
 
 
 def check_folders(training_args: TrainingArguments):
@@ -86,7 +86,8 @@ def check_folders(training_args: TrainingArguments):
         UsageError: naming the option and the folder.
     """
     make_folder("--output_dir", training_args.output_dir)
-    check_writable("--output_dir", Path(training_args.output_dir), ["config.json"])
+    if training_args.process_index == 0:  # the one that writes
+        check_writable("--output_dir", Path(training_args.output_dir), ["config.json"])
     resume = training_args.resume_from_checkpoint
     if resume is not None and not Path(resume, "trainer_state.json").is_file():
         raise UsageError(f"--resume_from_checkpoint {resume}: no checkpoint of the Trainer's there.")

@@ -74,10 +74,11 @@ def weights_digest(checkpoint: str | Path) -> str | None:
     path = Path(checkpoint)
     digest = sha256()
     try:
-        if not path.exists():
-            return None
+        path.stat()
         for file in [path] if path.is_file() else sorted(filter(_is_decisive, path.iterdir())):
             digest.update(file.read_bytes())
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise DetectorError(f"{checkpoint}: {error.strerror}.") from None
     return digest.hexdigest()

@@ -136,24 +136,14 @@ def _without_pooler(encoder_config) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
-def _most_positions(encoder: PreTrainedModel) -> int:
-    """How many tokens the encoder takes.
-
-    Raises:
-        ValueError: for one that doesn't say.
-    """
-    if "max_position_embeddings" not in encoder.config.to_dict():
-        raise ValueError(
-            f"an encoder of type {encoder.config.model_type!r} states no max_position_embeddings: use another."
-        )
-    # RoBERTa's kind counts positions from behind the padding token's number.
+def _positions_taken(encoder: PreTrainedModel) -> int:
+    """How many positions no token gets: RoBERTa's kind counts them from behind the padding token's number."""
     paddings = (
         module.padding_idx
         for name, module in encoder.named_modules()
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
     )
-    taken = max((padding + 1 for padding in paddings if padding is not None), default=0)
-    return encoder.config.max_position_embeddings - taken
+    return max((padding + 1 for padding in paddings if padding is not None), default=0)
 
 
 class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
@@ -202,9 +192,15 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
 
     def _apply(self, fn, recurse: bool = True):
         """As any module's, but a cast, such as `half()`, leaves the heads in float32."""
-        super()._apply(fn, recurse)
-        for name in self._keep_in_fp32_modules_strict:
-            self.get_submodule(name).float()
+
+        def move(tensor: Tensor) -> Tensor:
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
+
+        super()._apply(fn, recurse=False)
+        for name, module in self.named_children() if recurse else ():
+            # Of the class: an encoder adds patterns of its own to the instance's.
+            module._apply(move if name in type(self)._keep_in_fp32_modules_strict else fn)
         return self
 
     @classmethod
@@ -217,16 +213,21 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
 
         Raises:
             OSError: when there is no such encoder.
-            ValueError: for a bad field, or a `max_length` that the encoder doesn't take.
+            ValueError: for a bad field, a `max_length` that the encoder doesn't take, or an encoder that doesn't say
+                what it takes.
         """
         encoder_config = AutoConfig.from_pretrained(name_or_path)
+        try:
+            positions = encoder_config.max_position_embeddings
+        except AttributeError:
+            raise ValueError(f"{name_or_path}: its configuration states no max_position_embeddings.") from None
         encoder_config.name_or_path = ""  # a local path would travel to the Hub in config.json
         model = cls(cls.config_class(encoder_config=encoder_config, **config_fields))
         model.encoder = AutoModel.from_pretrained(
             name_or_path, config=encoder_config, dtype=torch.float32, **_without_pooler(encoder_config)
         )
         model.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        limit = min(model.tokenizer.model_max_length, _most_positions(model.encoder))
+        limit = min(model.tokenizer.model_max_length, positions - _positions_taken(model.encoder))
         if model.config.max_length > limit:
             raise ValueError(f"max_length must be at most {limit}, what {name_or_path} takes.")
         return model

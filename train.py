@@ -19,15 +19,14 @@ of the runs, and their options count for nothing):
     python train.py --average runs/first runs/second --train_file ... --safe_file ... --output_dir runs/mean
 
 All of `TrainingArguments` applies, such as `--bf16`, `--resume_from_checkpoint`, `--push_to_hub` and `torchrun train.py
-...`, but for evaluation in half precision: the heads need float32.
+...`, but for evaluation in half precision, whose cast would stay in what is saved.
 """
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from math import log
 from pathlib import Path
 
 import evaluate
@@ -36,7 +35,6 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from scipy.special import expit, logit
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -179,7 +177,7 @@ class LanceTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.bf16_full_eval or self.fp16_full_eval:
-            raise UsageError("--bf16_full_eval and --fp16_full_eval: the heads need float32; --bf16 or --fp16 will do.")
+            raise UsageError("--bf16_full_eval and --fp16_full_eval would round what is saved: use --bf16 or --fp16.")
 
 
 class LanceTrainer(Trainer):
@@ -337,16 +335,19 @@ def make_compute_metrics(**cuts):
     return compute_metrics
 
 
-def calibrate(model: PreTrainedModel, predictions: Mapping[str, PredictionOutput]) -> Mapping[str, PredictionOutput]:
+def calibrate(
+    model: PreTrainedModel, predict: Callable[[], Mapping[str, PredictionOutput]]
+) -> Mapping[str, PredictionOutput]:
     """Make the highest risk a probability on all validation rows, then fix the cuts on the labelled pairs.
 
     Args:
         model: takes the calibration into its rejection head, and the cuts into its configuration.
-        predictions: the risks and the labels of each validation split, each of shape `(rows, categories)`.
+        predict: gives the model's risks and the labels of each validation split, each of shape `(rows, categories)`.
 
     Returns:
         The predictions of the calibrated model.
     """
+    predictions = predict()
     scores = {name: prediction.predictions.max(1) for name, prediction in predictions.items()}
     harmful = {name: prediction.label_ids.max(1) > 0.5 for name, prediction in predictions.items()}
     if model.config.beta_parameterization == "exp":
@@ -354,15 +355,7 @@ def calibrate(model: PreTrainedModel, predictions: Mapping[str, PredictionOutput
         scale, shift = fit_platt(np.concatenate([*scores.values()]), np.concatenate([*harmful.values()]), origin)
         if scale > 0:
             model.rejection_head.calibrate(scale, shift)
-            limit = -2 * log(model.config.concentration_floor)  # the head gives no logit beyond
-
-            def calibrated(risk: np.ndarray) -> np.ndarray:
-                return expit((scale * logit(risk.astype(np.float64)) + shift).clip(-limit, limit))
-
-            predictions = {
-                name: prediction._replace(predictions=calibrated(prediction.predictions))
-                for name, prediction in predictions.items()
-            }
+            predictions = predict()  # anew: the head has bounds of its own
         else:
             logger.warning("Not calibrated: on validation, a higher risk does not go with more harm.")
     risk, labels = predictions["beavertails"].predictions, predictions["beavertails"].label_ids > 0.5  # (rows, 14)
@@ -416,7 +409,7 @@ def main(
     )
     if not model_args.average:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    predictions = calibrate(model, {name: trainer.predict(rows) for name, rows in splits.items()})
+    predictions = calibrate(model, lambda: {name: trainer.predict(rows) for name, rows in splits.items()})
     compute_metrics = make_compute_metrics(
         threshold=model.config.binary_threshold, category_thresholds=model.config.category_thresholds
     )

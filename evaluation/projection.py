@@ -26,7 +26,7 @@ class Projection:
         engine: its spelling.
         calls: requests, at most.
         read: tokens read, about.
-        written: tokens written, at most.
+        written: tokens written, at most, but for Lance-nf's rewrites.
     """
 
     engine: str

@@ -225,8 +225,10 @@ def test_heads_stay_in_float32_in_a_bfloat16_model(tmp_path):
 @pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16])
 def test_heads_stay_in_float32_when_a_loaded_model_is_cast(cast):
     model = small_model().eval()
+    heads = {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
     whole = model(**small_batch()).risk
     model.to(cast)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in heads.items())
     assert {parameter.dtype for parameter in model.encoder.parameters()} == {cast}
     torch.testing.assert_close(model(**small_batch()).risk, whole, rtol=0, atol=2e-2)
 
@@ -256,7 +258,7 @@ def test_an_encoder_without_a_number_of_positions_is_refused(tiny_encoder, tmp_p
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 99}
     AutoModel.from_config(T5Config(**sizes)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'t5' states no max_position_embeddings"):
+    with pytest.raises(ValueError, match="its configuration states no max_position_embeddings"):
         Lance.from_encoder(tmp_path)
 
 

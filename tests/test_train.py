@@ -200,11 +200,20 @@ def test_safe_files_too_small_to_hold_out_a_row_make_no_split(tmp_path):
 
 
 class KnownModel:
-    # Notes its calibration.
+    # Notes its calibration, and follows it.
     def __init__(self, beta_parameterization="exp"):
         self.calls = []
         self.rejection_head = SimpleNamespace(calibrate=lambda *call: self.calls.append(call))
-        self.config = SimpleNamespace(beta_parameterization=beta_parameterization, concentration_floor=1e-3)
+        self.config = SimpleNamespace(beta_parameterization=beta_parameterization)
+
+    def calibrate(self, splits):
+        return train.calibrate(self, lambda: {name: self.moved(split) for name, split in splits.items()})
+
+    def moved(self, split):
+        risk = split.predictions
+        for scale, shift in self.calls:
+            risk = expit(scale * logit(risk) + shift)
+        return split._replace(predictions=risk)
 
 
 def known_split(risk, harmful):
@@ -220,7 +229,7 @@ def test_calibration_weighs_the_safe_pairs_of_each_split_alike():
     def calls(easy_rows):
         safe = known_split([0.05, 0.1, 0.15] * easy_rows, [0, 0, 0] * easy_rows)
         model = KnownModel()
-        train.calibrate(model, {"beavertails": LABELLED, "safe": safe})
+        model.calibrate({"beavertails": LABELLED, "safe": safe})
         return model.calls
 
     ((scale, shift),) = calls(1)
@@ -230,7 +239,7 @@ def test_calibration_weighs_the_safe_pairs_of_each_split_alike():
 
 def test_the_binary_cut_is_the_labelled_splits_own_after_calibration():
     model = KnownModel()
-    predictions = train.calibrate(model, {"beavertails": LABELLED, "safe": known_split([0.05, 0.99], [0, 0])})
+    predictions = model.calibrate({"beavertails": LABELLED, "safe": known_split([0.05, 0.99], [0, 0])})
     scale, shift = model.calls[0]
     calibrated_risk = predictions["beavertails"].predictions
     np.testing.assert_allclose(calibrated_risk, expit(scale * logit(LABELLED.predictions) + shift))
@@ -244,9 +253,9 @@ def test_the_binary_cut_is_the_labelled_splits_own_after_calibration():
 @pytest.mark.parametrize(("parameterization", "harmful"), [("softplus", LABELS), ("exp", 1 - LABELS)])
 def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, harmful):
     model, split = KnownModel(parameterization), known_split(LABELLED.predictions[:, 0], harmful)
-    predictions = train.calibrate(model, {"beavertails": split})
+    predictions = model.calibrate({"beavertails": split})
     assert model.calls == []
-    assert predictions["beavertails"] is split
+    assert predictions["beavertails"].predictions is split.predictions
     assert 0 < model.config.binary_threshold < 1
 
 
@@ -257,7 +266,7 @@ def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, 
         (("--resume_from_checkpoint", "no-such"), "--resume_from_checkpoint no-such"),
         (("--max_length", "4096"), "max_length must be at most"),
         (("--validation_share", "0.9999999"), "all prompts are held out"),
-        (("--bf16_full_eval",), "the heads need float32"),
+        (("--bf16_full_eval",), "would round what is saved"),
         (("--output_dir", "/proc"), "--output_dir /proc"),
         (("--validation_share", "0.0001"), "validation split lacks safe or harmful pairs"),
         (("--safe_share", "1.2"), "--safe_share must lie in"),

@@ -64,10 +64,10 @@ def test_a_response_without_a_word_is_none(detector, response):
     assert detector.detect([response]) == [False]
 
 
-@pytest.mark.parametrize("space", ["\n", "\n ", " "])
+@pytest.mark.parametrize("space", ["\n", "\n "])
 def test_a_long_run_of_space_is_read_in_no_more_than_linear_time(detector, space):
     # With a pattern that backtracks, this doesn't end.
-    assert not detector.detect([f"Knead.{space * 200_000}Rest."])[0]
+    assert not detector.detect([f"Knead.{space * 1_000_000}Rest."])[0]
 
 
 def test_no_response_is_no_verdict(detector):
