@@ -21,8 +21,8 @@ from .configuration_lance import LanceConfig, check_threshold
 
 _PROGRESS_BAR_FROM = 1_000
 _BATCHES_HELD = 64  # of pairs: enough to sort by length, and all that is ever held of an iterator
-_QUANTILES_AT_ONCE = 512  # of Betas: on their grids some 100 MB
 _BATCHES_ENCODED = 16  # of pairs, at a time: fewer would hold more padding, more would leave less to do meanwhile
+_QUANTILES_AT_ONCE = 512  # of Betas: on their grids some 100 MB
 
 Pair = tuple[str, str | None]
 Encoding = dict[str, list[int]]

@@ -24,6 +24,7 @@ from corpora.pairs import load_pairs
 from detector import ROOT, load_detector, weights_digest
 from evaluation.detection import other_domains_report
 from evaluation.formats import markdown_table
+from whole_file import write_whole
 
 TRAIN_FILE, OTHER_FILE = "beavertails_train.jsonl", "other_domains_dev.jsonl"
 SAFE_FILES = ("safe_pairs.jsonl", "safe_prompts.jsonl", "safe_responses_to_risky.jsonl")
@@ -138,9 +139,7 @@ def write_report(path: Path, setting: dict, seeds: list[str], runs: dict[str, di
         if runs[name].keys() >= set(seeds):
             own, base = ([runs[of][seed] for seed in seeds] for of in (name, BASE))
             report["variants"][name]["figures"] = summarise(own, base)
-    aside = path.with_suffix(".part")  # hours of runs outlive an interruption
-    aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, (json.dumps(report, indent=2) + "\n").encode())
     return report
 
 

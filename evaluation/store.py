@@ -10,6 +10,7 @@ from typing import Any
 
 from errors import UserError
 from file_lock import lock
+from whole_file import write_whole
 
 VERSION = 2
 MANIFEST, RECORDS, LOCK = "manifest.json", "records.jsonl", "lock"
@@ -212,10 +213,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]):
-    # Aside and renamed: killed at any moment, the old file or the new one is there, whole.
-    aside = folder / f"{MANIFEST}.new"
-    aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / MANIFEST)
+    write_whole(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _read_records(folder: Path) -> tuple[_Records, int]:

@@ -76,8 +76,11 @@ def test_the_mean_of_checkpoints_is_calibrated_and_saved_and_not_trained(tiny_en
     saved, before = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_detector))
     moved = [name for name in before if not torch.equal(saved[name], before[name])]
     assert all(name.startswith("rejection_head") for name in moved)  # by calibration, where a scale applies
-    assert len(AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config.category_thresholds) == 14
     assert not [*tmp_path.glob("checkpoint-*")]
+    metrics = json.loads((tmp_path / "validation_metrics.json").read_text())
+    config = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config
+    assert config.binary_threshold == metrics["binary_threshold"]
+    assert len(config.category_thresholds) == 14
 
 
 @pytest.mark.parametrize("epochs", [0, 6])  # untrained, and so sure of itself that few pairs lie between
@@ -210,10 +213,9 @@ class KnownModel:
         return train.calibrate(self, lambda: {name: self.moved(split) for name, split in splits.items()})
 
     def moved(self, split):
-        risk = split.predictions
         for scale, shift in self.calls:
-            risk = expit(scale * logit(risk) + shift)
-        return split._replace(predictions=risk)
+            split = split._replace(predictions=expit(scale * logit(split.predictions) + shift))
+        return split
 
 
 def known_split(risk, harmful):
@@ -255,7 +257,7 @@ def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, 
     model, split = KnownModel(parameterization), known_split(LABELLED.predictions[:, 0], harmful)
     predictions = model.calibrate({"beavertails": split})
     assert model.calls == []
-    assert predictions["beavertails"].predictions is split.predictions
+    assert predictions["beavertails"] is split
     assert 0 < model.config.binary_threshold < 1
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import save
 from errors import first_line
 from evaluation.methods.refusal_direction import DirectionError, Kind, RefusalDirection, find_direction, read_states
 from generation.transformers_engine import TransformersEngine
+from whole_file import write_whole
 
 
 def load_direction(
@@ -64,12 +64,9 @@ def _read(path: Path, key: dict[str, str]) -> RefusalDirection | None:
 
 def _write(path: Path, key: dict[str, str], direction: RefusalDirection):
     content = save(vars(direction), key | {"checksum": _checksum(direction)})
-    # Aside and renamed: killed at any moment, the old file or the new one is there, whole.
-    aside = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        os.replace(aside, path)
+        write_whole(path, content)
     except OSError as error:
         raise DirectionError(f"repe: {path.parent}: the direction can't be kept there ({first_line(error)}).") from None
 
