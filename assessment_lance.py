@@ -185,9 +185,8 @@ class RiskAssessor(ABC):
         dropped = [max(0, len(encoding["input_ids"]) - self.config.max_length) for encoding in encodings]
         for row, lost in enumerate(dropped):
             if lost:
-                encodings[row] = dict(
-                    self.tokenizer(*_sides(pairs[row]), truncation=True, max_length=self.config.max_length)
-                )
+                cut = self._tokenize(*_sides(pairs[row]), truncation=True, max_length=self.config.max_length)
+                encodings[row] = dict(cut)
         return encodings, dropped
 
     def assess(
@@ -206,8 +205,8 @@ class RiskAssessor(ABC):
         over it too, with the longer one's beginning.
 
         Args:
-            prompts: the prompts, or a single one. For an iterator, results come as one, and memory doesn't grow with
-                the input.
+            prompts: the prompts, or a single one. For an iterator, results come as one, and 64 batches of pairs are
+                held at most.
             responses: a response (or `None`) for each; without it the prompts are judged alone.
             batch_size: pairs to a forward pass.
             risk_threshold: τ in place of the configuration's own, for all categories or by name; `None` for a name
@@ -314,6 +313,10 @@ class RiskAssessor(ABC):
             effort = {category: level for category, level in efforts.items() if level is not None}
             yield RiskDistribution(mean_of, std_of, alpha_of, beta_of, effort, not effort)
 
+    def _tokenize(self, *sides, **options):
+        """What the tokenizer makes of texts; a special token that one of them spells, such as `[SEP]`, stays text."""
+        return self.tokenizer(*sides, split_special_tokens=True, verbose=False, **options)
+
     def _encode(self, pairs: Sequence[Pair]) -> list[Encoding]:
         """Encodings as long as they come; one call to the tokenizer for pairs, one for prompts alone."""
         encodings: list[Encoding] = [{} for _ in pairs]
@@ -321,7 +324,7 @@ class RiskAssessor(ABC):
         for count in (1, 2):
             rows = [row for row, texts in enumerate(sides) if len(texts) == count]
             if rows:
-                whole = self.tokenizer(*([sides[row][side] for row in rows] for side in range(count)), verbose=False)
+                whole = self._tokenize(*([sides[row][side] for row in rows] for side in range(count)))
                 for place, row in enumerate(rows):
                     encodings[row] = {name: whole[name][place] for name in whole}
         return encodings
@@ -340,7 +343,7 @@ class RiskAssessor(ABC):
         """
         limit = min(self.config.window_length, self.config.max_length)
         room = (limit - self.tokenizer.num_special_tokens_to_add(pair=len(sides) == 2)) // len(sides)
-        whole = self.tokenizer(list(sides), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        whole = self._tokenize(list(sides), add_special_tokens=False, return_offsets_mapping=True)
         spans = whole["offset_mapping"]  # where each side's tokens begin and end, in characters
         beginnings = [
             text if len(tokens) <= room else text[: tokens[room - 1][1]]
@@ -349,7 +352,7 @@ class RiskAssessor(ABC):
         windows = []
         for side, text in enumerate(sides):
             if len(spans[side]) > room:
-                cut = self.tokenizer(
+                cut = self._tokenize(
                     *beginnings[:side],
                     text,
                     *beginnings[side + 1 :],

@@ -1,6 +1,7 @@
 """Configuration of Lance: the taxonomy, the heads, the loss weights, and the thresholds behind an effort (Eq. 1)."""
 
 from collections.abc import Mapping
+from numbers import Real
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, RobertaConfig
 
@@ -237,7 +238,7 @@ class LanceConfig(PreTrainedConfig):
 
 def check_threshold(name: str, value: float) -> float:
     """Return `value` if it lies strictly between 0 and 1, else raise a `ValueError` that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1:
         raise ValueError(f"{name} must lie between 0 and 1, got {value!r}.")
     return value
 

@@ -113,7 +113,10 @@ class ExportedDetector(RiskAssessor):
             raise _not_installed("OpenVINO") from None
         # Left to itself, OpenVINO computes in bf16 wherever the CPU can.
         hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-        compiled = openvino.Core().compile_model(path, "CPU", hint)
+        try:
+            compiled = openvino.Core().compile_model(path, "CPU", hint)
+        except RuntimeError as error:
+            raise ValueError(f"OpenVINO can't read {Path(path).name}: {error}") from None
         return lambda batch: compiled(batch).to_tuple()
 
 

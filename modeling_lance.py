@@ -179,7 +179,13 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **options):
-        """As any model's, with the tokenizer, if it has one, beside the weights."""
+        """As any model's, with the tokenizer, if it has one, beside the weights.
+
+        Raises:
+            ValueError: for `push_to_hub=True`, which would upload before the tokenizer is there.
+        """
+        if options.get("push_to_hub"):
+            raise ValueError("push_to_hub=True would leave the tokenizer behind: call the model's push_to_hub().")
         super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
         if not is_main_process or (self._tokenizer is None and not self.name_or_path):
             return

@@ -4,9 +4,9 @@
     python refine.py --input prompts.jsonl --output refined.jsonl --target vllm:Qwen/Qwen2.5-7B-Instruct
 
 A text file holds a prompt a line, a jsonl file an object with "prompt" a line. With --output, a rerun goes on where an
-earlier run stopped, and tries again what had failed; the thresholds can't change between the two. A prompt for which no
-safe answer was found gets a constructive reply in its place, and "converged" false; --json and --output keep every
-step.
+earlier run stopped, and tries again what had failed; what is finished stays, even if other engines are named now, but
+thresholds and detector can't change between the two. A prompt for which no safe answer was found gets a constructive
+reply in its place, and "converged" false; --json and --output keep every step.
 
 Exit code: 0 when every prompt converged, 3 when one did not, 4 when one failed (as when a server gave no answer), 2 for
 bad usage or bad lines.
@@ -29,7 +29,7 @@ from generation.cache import CachedEngine, CacheError
 from generation.engines import EMBEDDED_ADAPTER, SPELLINGS, is_embedded, load_engine
 from refinement.console import show
 from refinement.frame import default_shots
-from refinement.loop import RefinementParameters, refine
+from refinement.loop import REWRITE_TOKENS, RefinementParameters, refine
 from refinement.output import OutputFile
 from refinement.refusals import RefusalDetector
 from refinement.similarity import SentenceEmbedder
@@ -156,7 +156,7 @@ def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tu
         candidates=args.candidates,
         shots=default_shots(args.refiner) if args.shots is None else args.shots,
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
-        rewrite=SamplingParameters(max_new_tokens=256, seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=args.seed),
     )
     lines = list(prompts)
     embedder = SentenceEmbedder()

@@ -58,6 +58,7 @@ from evaluation.calibration import best_balanced_threshold, fit_platt
 
 logger = logging.get_logger("lance.train")
 
+MAX_LENGTH = 256  # tokens of a pair: few of BeaverTails' are longer
 LOSS_TERMS = ("label_loss", "aux_loss", "feature_loss", "kl_loss")
 
 
@@ -68,10 +69,12 @@ class ModelArguments:
     encoder: str = field(default="roberta-base", metadata={"help": "Encoder on the Hub or in a folder."})
     checkpoint: str | None = field(
         default=None,
-        metadata={"help": "Train on from this Lance checkpoint, with its pooling, parameterization and max_length."},
+        metadata={"help": "Train on from this Lance checkpoint, with its own settings but for the losses named here."},
     )
-    pooling: str = field(default="mean", metadata={"help": "Context feature: 'mean' or 'cls'."})
-    max_length: int = field(default=256, metadata={"help": "Longest encoded pair, in training and after, in tokens."})
+    pooling: str | None = field(default=None, metadata={"help": "Context feature: 'mean' (default) or 'cls'."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest encoded pair, in training and after, in tokens (default: 256)."}
+    )
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention code; 'eager' suits bf16 CPUs."})
     encoder_dropout: float | None = field(
         default=None, metadata={"help": "In place of the encoder's own; at 0 a CPU trains a third faster."}
@@ -90,23 +93,28 @@ class ModelArguments:
     def __post_init__(self):
         if self.average and (self.lora_r is not None or self.checkpoint is not None):
             raise UsageError("--average trains nothing: it goes without --lora_r and --checkpoint.")
+        if self.checkpoint is not None and (self.pooling is not None or self.max_length is not None):
+            raise UsageError("--pooling and --max_length are the checkpoint's own: they go without --checkpoint.")
         if self.encoder_dropout is not None and not 0 <= self.encoder_dropout < 1:
             raise UsageError(f"--encoder_dropout must lie in [0, 1), got {self.encoder_dropout}.")
 
 
 @dataclass
 class LossArguments:
-    """The variational objective (Eq. 16)."""
+    """The variational objective (Eq. 16); what is left out is as `LanceConfig` or --checkpoint has it."""
 
-    beta_parameterization: str = field(default="exp", metadata={"help": "'exp' or 'softplus'."})
-    rejection_estimate: str = field(
-        default="sample", metadata={"help": "What the losses see of the Beta: 'sample', 'expectation' or 'mean'."}
+    beta_parameterization: str | None = field(default=None, metadata={"help": "'exp' (default) or 'softplus'."})
+    rejection_estimate: str | None = field(
+        default=None,
+        metadata={"help": "What the losses see of the Beta: 'sample' (default), 'expectation' or 'mean'."},
     )
-    detach_feature_target: bool = field(default=True, metadata={"help": "Leave h alone in the feature loss."})
-    feature_loss_weight: float = field(default=0.01, metadata={"help": "Weight of Eq. 10."})
-    label_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 8."})
-    kl_loss_weight: float = field(default=0.01, metadata={"help": "Weight of Eq. 11."})
-    aux_loss_weight: float = field(default=1.0, metadata={"help": "Weight of Eq. 15."})
+    detach_feature_target: bool | None = field(
+        default=None, metadata={"help": "Leave h alone in the feature loss (default: True)."}
+    )
+    feature_loss_weight: float | None = field(default=None, metadata={"help": "Weight of Eq. 10 (default: 0.01)."})
+    label_loss_weight: float | None = field(default=None, metadata={"help": "Weight of Eq. 8 (default: 1)."})
+    kl_loss_weight: float | None = field(default=None, metadata={"help": "Weight of Eq. 11 (default: 0.01)."})
+    aux_loss_weight: float | None = field(default=None, metadata={"help": "Weight of Eq. 15 (default: 1)."})
 
 
 @dataclass
@@ -114,12 +122,13 @@ class DataArguments:
     """The training mixture."""
 
     train_file: list[str] = field(
-        default_factory=lambda: [HUB_NAME], metadata={"help": "Labelled pairs: local files, or a Hub data set."}
+        default_factory=lambda: [HUB_NAME],
+        metadata={"help": "Labelled pairs: local files, or a Hub data set of BeaverTails' kind."},
     )
     safe_file: list[str] = field(
         default_factory=list, metadata={"help": "Harmless rows, pairs or prompts alone: all-zero labels."}
     )
-    safe_share: float = field(default=0.35, metadata={"help": "Share of safe-file rows in the mixture."})
+    safe_share: float = field(default=0.35, metadata={"help": "Share of safe-file rows in the mixture, at most."})
     prompt_only_share: float = field(default=0.15, metadata={"help": "Share of labelled pairs shown without response."})
     splice_share: float = field(
         default=0.0, metadata={"help": "Share of rows whose response gets a harmless one before or behind it."}
@@ -242,15 +251,17 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
     Raises:
         UsageError: when there is no such encoder or checkpoint, or an option is out of its range.
     """
-    fields = asdict(loss_args)
+    fields = {name: value for name, value in asdict(loss_args).items() if value is not None}
+    if model_args.checkpoint is not None and "beta_parameterization" in fields:
+        raise UsageError("--beta_parameterization is what the checkpoint was made with: it goes without --checkpoint.")
     try:
         if model_args.checkpoint is not None:
             model = load_checkpoint(model_args.checkpoint)
-            del fields["beta_parameterization"]  # what the weights were made with stays
             type(model.config).from_dict(model.config.to_dict() | fields)  # checks their ranges
             model.config.update(fields)
         else:
-            fields |= {"pooling": model_args.pooling, "max_length": model_args.max_length}
+            own = {"pooling": model_args.pooling, "max_length": model_args.max_length}
+            fields |= {"max_length": MAX_LENGTH} | {name: value for name, value in own.items() if value is not None}
             model = detector_class().from_encoder(model_args.encoder, **fields)
         if model_args.attn_implementation is not None:
             model.set_attn_implementation(model_args.attn_implementation)
@@ -283,12 +294,15 @@ def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -
     weights = label_weights(np.asarray(train["labels"]), data_args.category_balance, data_args.safety_balance)
     mixture = with_loss_weights(mixture, weights)
     if data_args.safe_file:
-        splits = [cut(match_lengths(load_safe(path, categories), pairs, seed)) for path in data_args.safe_file]
-        safe_validation = sample_evenly([held_out for _, held_out in splits], len(validation), seed)
+        files = [load_safe(path, categories) for path in data_args.safe_file]
+        held_out = [cut(match_lengths(rows, pairs, split_seed))[1] for rows in files]
+        safe_validation = sample_evenly(held_out, len(validation), split_seed)
         if len(safe_validation):  # of small files, none may be held out
             evaluation["safe"] = safe_validation
-        rows = round(len(train) * data_args.safe_share / (1 - data_args.safe_share))
-        safe = sample_evenly([rest for rest, _ in splits], rows, seed)
+        wanted = round(len(train) * data_args.safe_share / (1 - data_args.safe_share))
+        safe = sample_evenly([cut(match_lengths(rows, pairs, seed))[0] for rows in files], wanted, seed)
+        if len(safe) < wanted:
+            logger.warning(f"--safe_file: {len(safe)} harmless rows to train on; --safe_share asks for {wanted}.")
         safe = with_loss_weights(safe, np.ones((len(safe), len(categories)), dtype=np.float32))
         exchanged = [
             exchange_prompts(mixture, safe, data_args.exchange_share, seed),

@@ -184,7 +184,9 @@ def main(args: RefinerArguments, training_args: RefinerTrainingArguments):
     if not train or not validation:
         raise UsageError(f"{args.demonstrations}: too few demonstrations for a validation split.")
     rows = encode(train + validation, tokenizer)
-    prefix = [] if training_args.gradient_checkpointing else shared_prefix(rows)  # checkpointing keeps no cache
+    # Checkpointing keeps no cache, and DataParallel, without torchrun, doesn't part one among its GPUs.
+    keeps_cache = not training_args.gradient_checkpointing and training_args.n_gpu <= 1
+    prefix = shared_prefix(rows) if keeps_cache else []
     rows = without_prefix(rows, len(prefix))
     trainer = SharedPrefixTrainer(
         model=model,

@@ -26,7 +26,7 @@ from evaluation.methods.lance_nf import coarse_refine
 from generation.base import SamplingParameters
 from generation.engines import EMBEDDED_ADAPTER, load_engine
 from refinement.frame import EXAMPLES
-from refinement.loop import RefinementParameters, refine
+from refinement.loop import REWRITE_TOKENS, RefinementParameters, refine
 from refinement.output import OutputFile
 from refinement.refusals import WEIGHTS as REFUSAL_WEIGHTS
 from refinement.refusals import RefusalDetector
@@ -75,7 +75,7 @@ def make_variants(args: argparse.Namespace) -> list[Variant]:
         risk_threshold=args.threshold,
         batch_size=args.batch_size,
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
-        rewrite=SamplingParameters(max_new_tokens=256, seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=args.seed),
     )
     return [
         Variant("Lance", args.refiner, loop),

@@ -60,7 +60,7 @@ def match_lengths(safe: Dataset, reference: Dataset, seed: int) -> Dataset:
 
 
 def sample_evenly(files: Sequence[Dataset], rows: int, seed: int) -> Dataset:
-    """`rows` rows drawn from all files, as evenly as their sizes allow."""
+    """`rows` rows, at most, drawn from all files, as evenly as their sizes allow."""
     remaining = sorted(files, key=len)
     parts = []
     for index, file in enumerate(remaining):

@@ -24,5 +24,6 @@ def source_rows(source: str, split: str) -> Iterable[tuple[str, dict]]:
     try:
         rows = load_dataset(source, split=split)
     except (OSError, ValueError, DatasetsError) as error:
-        raise CorpusError(f"{source}: neither a file nor a data set on the Hub ({first_line(error)}).") from None
+        reason = f"no file, and the Hub gives no split {split} of it ({first_line(error)})"
+        raise CorpusError(f"{source}: {reason}.") from None
     return ((f"{source} ({split}), row {number}", row) for number, row in enumerate(rows, start=1))

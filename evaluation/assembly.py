@@ -20,12 +20,11 @@ from evaluation.study import Backbone, Study
 from generation.base import SamplingParameters, TextGenerator
 from refinement.demonstrations import DEMONSTRATIONS, load_demonstrations
 from refinement.frame import default_shots
-from refinement.loop import Detector, RefinementParameters
+from refinement.loop import REWRITE_TOKENS, Detector, RefinementParameters
 from refinement.refusals import RefusalDetector
 from refinement.similarity import Embedder
 
 DIRECTION_PAIRS = 256  # of a risky prompt and its harmless rewrite, that tell RepE's direction
-REWRITE_TOKENS = 256
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def cost_table(comparison: Comparison) -> Table:
     ]
     note = (
         "Means over the answers. Seconds: from a prompt's first call until its answer, which prompts of one batch "
-        "share. Words: the answer's length."
+        "share, or since the restart that it went on after. Words: the answer's length."
     )
     header = ["Backbone", "Method", *(f"{role.capitalize()} calls" for role in roles), *kinds.values()]
     return Table("cost", "What an answer costs", note, [*header, "Seconds", "Words"], rows)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 
 from generation.base import TextGenerator
-from generation.engines import EMBEDDED_ADAPTER, load_engine
+from generation.engines import EMBEDDED_ADAPTER, is_embedded, load_engine
 
 
 class EnginePool:
@@ -22,7 +22,7 @@ class EnginePool:
             spelling: as `generation.engines.SPELLINGS` has it.
             adapted: whether the embedded model, if that is named, is wanted as the fine-tuned refiner.
         """
-        key = spelling, adapted
+        key = spelling, adapted and is_embedded(spelling)  # of any other, one does for both
         if key not in self._engines:
             self._engines[key] = load_engine(spelling, str(EMBEDDED_ADAPTER) if adapted else None)
         return self._engines[key]

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from generation.base import Chat, Completion, GenerationError, SamplingParameters, TextGenerator
+from generation.base import CONTENT_FILTER, Chat, Completion, GenerationError, SamplingParameters, TextGenerator
 from generation.batches import generate_each
 from generation.tags import Tags
 
@@ -39,12 +39,6 @@ in it: what it says about graders, scores or formats is part of what you grade, 
 Reply with one JSON object and nothing else: {{"reason": "one short sentence", "score": N}}, N a whole number from 1 \
 to 10."""
 _TAGS = Tags("prompt", "response")
-# A server's word that it won't have this text, as Azure, OpenAI, Moonshot, DeepSeek and DashScope say it.
-_REFUSED = re.compile(
-    r"Error code: (400|422)\b.*(content[ _-](filter|management polic|policy|exists risk)|usage polic|safety system|"
-    r"considered high risk|inappropriate content)",
-    re.IGNORECASE | re.DOTALL,
-)
 _FENCED = re.compile(r"```json\b(.*)```", re.DOTALL)
 
 
@@ -166,10 +160,10 @@ class Judge:
         version, prompt_hash = self.rubrics[item.rubric].version, sha256(json.dumps(chat).encode()).hexdigest()[:16]
         score = Score(item.method, item.backbone, item.sample, self.spelling, item.rubric, version, prompt_hash)
         if isinstance(reply, GenerationError):
-            if _REFUSED.match(str(reply)):  # asked again, it would say so again
-                return replace(score, reason=f"the judge's server refuses the text: {reply}")
             return replace(score, error=f"no answer from the judge: {reply}")
         score = replace(score, raw=reply.text, finish_reason=reply.finish_reason)
+        if reply.finish_reason == CONTENT_FILTER:
+            return replace(score, reason="the judge's server refuses the text")
         try:
             return replace(score, score=read_score(reply.text))
         except UnscoredError as unscored:

@@ -37,7 +37,8 @@ def describe_fixed(
         study: says how answers come about.
         samples: the prompts, in their order.
         detector: the checkpoint's name or folder.
-        weights: the digests of what a folder holds: the detector, the embedded refiner's adapter.
+        weights: the digests of what answers and figures hang on: the detector, the embedded refiner's adapter, the
+            refusal detector, the independent classifier.
     """
     content = json.dumps([sample._asdict() for sample in samples], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()

@@ -17,11 +17,14 @@ def write_report(run: Run, folder: Path, detection: Mapping | None):
 
     Args:
         run: what `evaluate_lance.py compare` made.
-        folder: where the files go; it exists.
+        folder: where the files go; it exists. What an earlier report left there goes.
         detection: the report of `evaluate_lance.py detection`, for Table 3, if there is one.
     """
     comparison = compare(run)
     tables = study_tables(comparison, detection)
+    for suffix in (".csv", ".tex", ".svg", ".png"):  # which tables and plots there are, the run and `detection` say
+        for earlier in folder.glob(f"*{suffix}"):
+            earlier.unlink()
     (folder / "report.md").write_text("\n".join(map(markdown, tables)), encoding="utf-8")
     for table in tables:
         (folder / f"{table.name}.csv").write_text(csv_text(table), encoding="utf-8", newline="")

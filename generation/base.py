@@ -7,6 +7,7 @@ from typing import Protocol
 
 Message = dict[str, str]
 Chat = list[Message]
+CONTENT_FILTER = "content_filter"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Completion:
         text: without special tokens, stripped.
         prompt_tokens: tokens of the chat as the model read it.
         completion_tokens: tokens generated.
-        finish_reason: `"stop"` when the model ended it, `"length"` when a limit did.
+        finish_reason: `"stop"` when the model ended it, `"length"` when a limit did, `"content_filter"` when its server
+            would not have the chat or the answer.
     """
 
     text: str

@@ -14,13 +14,19 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from errors import first_line
-from generation.base import Chat, Completion, GenerationError, SamplingParameters, check_count
+from generation.base import CONTENT_FILTER, Chat, Completion, GenerationError, SamplingParameters, check_count
 from generation.chat_text import escape_markers
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # As OpenAI, vLLM, llama.cpp and others say it.
 _CONTEXT_EXCEEDED = re.compile(
     r"context[ _](length|size|window)|maximum context|maximum model length|prompt is too long", re.IGNORECASE
+)
+# That it won't have this text, as Azure, OpenAI, Moonshot, DeepSeek and DashScope say it.
+_CONTENT_REFUSED = re.compile(
+    r"content[ _-](filter|management polic|policy|exists risk)|usage polic|safety system|considered high risk|"
+    r"inappropriate content",
+    re.IGNORECASE,
 )
 _LONGEST_WAIT = 120.0  # seconds; of what a server asks for in Retry-After
 
@@ -88,7 +94,10 @@ class OpenAIEngine:
         self._back_off = wait_random_exponential(multiplier=back_off, max=30)
 
     def generate(self, chats: Sequence[Chat], sampling: SamplingParameters) -> list[Completion]:
-        """See [`TextGenerator.generate`]; a request that fails to its last try is named in the error."""
+        """See [`TextGenerator.generate`]; a request that fails to its last try is named in the error.
+
+        A chat that the server's content filter refuses is answered by an empty text.
+        """
         replies = _run(self._ask_all(chats, self._options(sampling), sampling.seed))
         completions = {index: reply for index, reply in enumerate(replies) if isinstance(reply, Completion)}
         failed = {index: reply for index, reply in enumerate(replies) if isinstance(reply, _Failure)}
@@ -134,7 +143,9 @@ class OpenAIEngine:
                     # Alike, equal chats of a batch would draw the same.
                     return await retrying(self._ask, client, chat, options | {"seed": seed + row})
                 except (OpenAIError, TimeoutError, ValueError) as error:
-                    return self._failure(error, key)
+                    # A refusal like a model's own: asked again, the server would say so again.
+                    refused = _refuses_content(error)
+                    return Completion("", 0, 0, CONTENT_FILTER) if refused else self._failure(error, key)
 
         async with client:
             return await asyncio.gather(*(ask(row, escape_markers(chat)) for row, chat in enumerate(chats)))
@@ -195,7 +206,7 @@ def _read(body: bytes) -> Completion:
             text.encode(errors="replace").decode().strip(),
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),
-            "length" if choice.get("finish_reason") == "length" else "stop",
+            choice["finish_reason"] if choice.get("finish_reason") in ("length", CONTENT_FILTER) else "stop",
         )
     except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError):
         beginning = " ".join(body[:1000].decode(errors="replace").split())
@@ -207,6 +218,13 @@ def _is_passing(error: BaseException) -> bool:
     if isinstance(error, APIStatusError):
         return error.status_code in (408, 409, 429) or error.status_code >= 500
     return isinstance(error, APIConnectionError | MalformedReplyError | TimeoutError)
+
+
+def _refuses_content(error: Exception) -> bool:
+    """Whether the server's filter won't have the chat."""
+    if not isinstance(error, APIStatusError) or error.status_code not in (400, 422):
+        return False
+    return _CONTENT_REFUSED.search(f"{error.code} {error}") is not None
 
 
 def _asked_wait(error: APIStatusError) -> float:

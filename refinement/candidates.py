@@ -1,4 +1,4 @@
-"""Which rewrites may stand: close enough to the user's intent, and new; and which of them is the least risky."""
+"""Which rewrites may stand: close enough to the user's intent, and new."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

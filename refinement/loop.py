@@ -19,6 +19,7 @@ REFUSED, EMPTY = "the answer refuses", "the answer is empty"
 JUDGED_ALONE = "{what}, so the prompt was judged alone"
 LAST_GRADIENT = "{what}, so the last gradient stands"
 CHARACTERS_A_TOKEN = 2  # few enough for most languages
+REWRITE_TOKENS = 256
 MOST_REWRITE_TOKENS = 4096  # what servers commonly allow
 KEPT = "no reply of the refiner could be used (the last one {fault}); the prompt was kept"
 
@@ -81,7 +82,7 @@ class RefinementParameters:
     history: int = 2
     shots: int = 0
     answer: SamplingParameters = SamplingParameters(max_new_tokens=256)
-    rewrite: SamplingParameters = SamplingParameters(max_new_tokens=256)
+    rewrite: SamplingParameters = SamplingParameters(max_new_tokens=REWRITE_TOKENS)
     draw_temperature: float = 0.7
 
 

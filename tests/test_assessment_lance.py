@@ -195,6 +195,17 @@ def test_an_over_long_pair_loses_the_end_of_its_longer_side_only_in_training(tin
         assert "busy street" in kept
 
 
+@pytest.mark.parametrize("pair", [("a cat [SEP] a dog", None), ("[CLS] cat [PAD]", "a dog [SEP] [MASK] " * 60)])
+def test_a_special_token_in_a_text_stays_text(tiny_detector, pair):
+    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    windows = model._encode_windows([pair])[0]
+    (in_training,), _ = model.encode_pairs(*([side] for side in pair))
+    for encoding in (in_training, *windows):
+        special = [token for token in encoding["input_ids"] if token in model.tokenizer.all_special_ids]
+        spelled = [model.tokenizer.cls_token_id] + [model.tokenizer.sep_token_id] * (1 if pair[1] is None else 2)
+        assert [token for token in special if token != model.tokenizer.unk_token_id] == spelled
+
+
 class WordWatcher:
     """Stands for the encoder and its heads: the risk of a category is how often its word stands in the window."""
 

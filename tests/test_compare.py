@@ -152,6 +152,8 @@ def test_the_figures_of_the_runs_own_detector_make_table_3(run_dir, tiny_detecto
     done = evaluate_lance("report", run_dir, "--detection", own)
     assert (done.returncode, done.stderr) == (0, "")
     assert (run_dir / "report" / "table3.csv").exists()
+    assert evaluate_lance("report", run_dir).returncode == 0
+    assert not (run_dir / "report" / "table3.csv").exists()  # what another call reported doesn't stay behind
 
 
 def test_a_report_that_cannot_be_written_is_one_line(run_dir):

@@ -163,12 +163,16 @@ print(json.dumps([mean, reports]))
     assert reports == []
 
 
-def test_the_checkpoints_own_settings_go_along(tiny_detector, exported):
-    model, original = load_detector(exported("onnx")), load_detector(tiny_detector)
-    assert model.config.categories == original.config.categories
-    assert model.config.binary_threshold == original.config.binary_threshold
+def test_the_checkpoints_own_settings_go_along(tiny_detector, tmp_path):
+    original = load_detector(tiny_detector)
+    original.config.update({"binary_threshold": 0.4, "id2label": {n: f"risk {n}" for n in range(14)}})
+    original.save_pretrained(tmp_path / "own")
+    export("--detector", tmp_path / "own", "--format", "onnx", "--output_dir", tmp_path / "graph")
+    model = load_detector(tmp_path / "graph")
+    assert (model.config.binary_threshold, model.config.categories[13]) == (0.4, "risk 13")
+    assert [*model.assess("the cat")[0].mean] == model.config.categories
     assert model.num_parameters() == original.num_parameters()
-    assert type(model) is type(AutoModel.from_pretrained(exported("onnx"), trust_remote_code=True))
+    assert type(model) is type(AutoModel.from_pretrained(tmp_path / "graph", trust_remote_code=True))
 
 
 def run_script(script, *options, cwd):

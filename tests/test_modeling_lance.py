@@ -242,6 +242,12 @@ def test_a_model_saved_without_a_tokenizer_says_so_where_it_has_to_read(tmp_path
     assert (tmp_path / "second" / "model.safetensors").exists()
 
 
+def test_a_save_that_would_upload_without_the_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"call the model's push_to_hub\(\)"):
+        small_model().save_pretrained(tmp_path / "saved", push_to_hub=True)
+    assert not (tmp_path / "saved").exists()
+
+
 @pytest.mark.parametrize(("kind", "most"), [(BertConfig, 130), (RobertaConfig, 128)])  # RoBERTa's numbers start at 2
 def test_max_length_is_at_most_the_positions_that_the_encoder_has(tiny_encoder, tmp_path, kind, most):
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)

@@ -9,12 +9,15 @@ import refine
 from command_line import run
 from configuration_lance import BEAVERTAILS_CATEGORIES
 from detector import ROOT
+from generation.base import SamplingParameters
+from refinement.loop import RefinementParameters
 
 QUESTIONS = ["How do I bake bread at home?", "What is the safest way to cross a street?"]
 RECORD_KEYS = {"prompt", "refined_prompt", "response", "converged", "similarity", "length_ratio", "error", "steps"}
 RECORD_KEYS |= {"calls", "tokens", "seconds"}
 STEP_KEYS = {"prompt", "response", "risk", "uncertainty", "effort", "gradient", "similarity"}
 STEP_KEYS |= {"note"}
+DECIDED = '"converged": true, "error": null, "decision": {}'  # the rest of a finished record
 SAFE, UNSAFE = "0.999", "0.001"  # thresholds that every pair passes, and none
 
 
@@ -131,14 +134,26 @@ def test_a_rerun_tries_again_what_had_failed_and_nothing_else(script, finished_r
     assert json.loads(redone)["error"] is None
 
 
-def test_the_new_options_reach_the_loop_and_a_category_that_is_switched_off_does_not_count(script, tmp_path):
+def test_each_option_reaches_the_loop(monkeypatch, tiny_detector, roomy_chat_model):
+    given = []
+    monkeypatch.setattr(refine, "refine", lambda *arguments: given.extend(arguments) or [])
+    engine = f"transformers:{roomy_chat_model}"
+    chosen = ("--detector", tiny_detector, "--target", engine, "--refiner", engine, "--prompt", QUESTIONS[0])
+    options = ("--uncertainty", 0.8, "--candidates", 3, "--shots", 1, "--batch_size", 7, "--max_steps", 4)
+    decoding = ("--threshold", 0.4, "--max_new_tokens", 9, "--seed", 5)
+    args = refine.make_parser().parse_args([*map(str, (*chosen, *options, *decoding))])
+    assert [*refine.refine_all(args, {1: QUESTIONS[0]})] == []
+    answer, rewrite = SamplingParameters(9, seed=5), SamplingParameters(256, seed=5)
+    asked = {"uncertainty": 0.8, "candidates": 3, "shots": 1, "batch_size": 7, "max_steps": 4, "risk_threshold": 0.4}
+    assert RefinementParameters(**asked, answer=answer, rewrite=rewrite) in given
+
+
+def test_a_category_that_is_switched_off_does_not_count_and_the_cache_is_kept(script, tmp_path):
     off = [f"--category_threshold={category}=off" for category in BEAVERTAILS_CATEGORIES[1:]]
-    options = {"uncertainty": 0.8, "candidates": 2, "shots": 1, "batch_size": 1, "cache": tmp_path / "cache"}
-    done = script("--prompt", QUESTIONS[0], *off, "--json", threshold=UNSAFE, max_steps=1, **options)
+    done = script("--prompt", QUESTIONS[0], *off, "--json", threshold=UNSAFE, max_steps=1, cache=tmp_path / "cache")
     assert done.returncode == 3, done.stderr
     (record,) = records(done.stdout)
     assert [*record["steps"][0]["effort"]] == [BEAVERTAILS_CATEGORIES[0]]
-    assert record["calls"]["refiner"] in (2, 4)
     assert [*(tmp_path / "cache").iterdir()] != []
 
 
@@ -252,20 +267,20 @@ def test_a_torn_last_line_is_cut_off_and_done_again(script, finished_run, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "told"),
     [
-        '{"line": 1, "prompt": "another prompt", "converged": true, "error": null}\n',
-        '{"line": 2, "prompt": "How do I bake bread at home?", "converged": true, "error": null}\n',
-        '{"line": 1, "prompt": "another prompt", "converged": true, "error": null}\n{"line": 3, "pro',
-        '{"line": 1, "prompt": "How do I bake bread at home?"}\n',
-        "notes of mine\n",
-        "[1]\n",
-        pytest.param("my only notes"),
-        pytest.param('{"line": [1], "prompt": "x", "converged": true, "error": null}\n'),
-        pytest.param("\udcff\n"),
+        (f'{{"prompt": "another prompt", "line": 1, {DECIDED}}}\n', "from another input"),
+        (f'{{"prompt": "{QUESTIONS[0]}", "line": 2, {DECIDED}}}\n', "from another input"),
+        (f'{{"prompt": "another prompt", "line": 1, {DECIDED}}}\n{{"line": 3, "pro', "from another input"),
+        (f'{{"prompt": "x", "line": [1], {DECIDED}}}\n', "not written by refine.py"),
+        (f'{{"line": 1, "prompt": "{QUESTIONS[0]}"}}\n', "not written by refine.py"),
+        ("notes of mine\n", "not written by refine.py"),
+        ("[1]\n", "not written by refine.py"),
+        ("my only notes", "not written by refine.py"),
+        ("\udcff\n", "not written by refine.py"),
     ],
 )
-def test_an_output_of_another_origin_is_refused_and_left_unchanged(outcome, finished_run, tmp_path, content):
+def test_an_output_of_another_origin_is_refused_and_left_unchanged(outcome, finished_run, tmp_path, content, told):
     _, prompts, _ = finished_run
     output = tmp_path / "refined.jsonl"
     content = content.encode("utf-8", errors="surrogateescape")
@@ -274,7 +289,7 @@ def test_an_output_of_another_origin_is_refused_and_left_unchanged(outcome, fini
     assert output.read_bytes() == content
     assert code == 2
     assert_one_line(error)
-    assert str(output) in error
+    assert f"{output}" in error and told in error
 
 
 def test_an_output_that_is_the_input_is_refused_and_left_unchanged(outcome, tmp_path):

@@ -22,10 +22,11 @@ DATA = ROOT / "tests" / "data"
 
 
 def arguments(tiny_encoder, output_dir, *extra):
+    start = () if "--checkpoint" in extra else ("--encoder", str(tiny_encoder), "--max_length", "48")
     return [
-        *("--encoder", str(tiny_encoder), "--train_file", str(DATA / "pairs.jsonl"), "--output_dir", str(output_dir)),
+        *(*start, "--train_file", str(DATA / "pairs.jsonl"), "--output_dir", str(output_dir)),
         *("--safe_file", str(DATA / "safe_pairs.jsonl"), str(DATA / "safe_prompts.jsonl")),
-        *("--max_length", "48", "--use_cpu", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
+        *("--use_cpu", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"),
         *("--disable_tqdm", "True", "--logging_steps", "2", "--validation_share", "0.3", *extra),
     ]
 
@@ -72,10 +73,15 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_encoder, tmp_path):
 
 
 def test_the_mean_of_checkpoints_is_calibrated_and_saved_and_not_trained(tiny_encoder, tiny_detector, tmp_path):
-    run_main(tiny_encoder, tmp_path, "--average", str(tiny_detector), str(tiny_detector))
+    other = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    for parameter in other.parameters():
+        parameter.data += 0.01
+    other.save_pretrained(tmp_path / "other")
+    run_main(tiny_encoder, tmp_path, "--average", str(tiny_detector), str(tmp_path / "other"))
     saved, before = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_detector))
-    moved = [name for name in before if not torch.equal(saved[name], before[name])]
-    assert all(name.startswith("rejection_head") for name in moved)  # by calibration, where a scale applies
+    for name in before:
+        if not name.startswith("rejection_head"):  # calibration moves it, where a scale applies
+            torch.testing.assert_close(saved[name], before[name] + 0.005)
     assert not [*tmp_path.glob("checkpoint-*")]
     metrics = json.loads((tmp_path / "validation_metrics.json").read_text())
     config = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config
@@ -101,22 +107,50 @@ def test_the_saved_model_reaches_the_figures_beside_it(tiny_encoder, tmp_path, e
 
 
 def test_a_checkpoint_is_trained_on_from_its_weights_with_the_losses_asked_for(tiny_encoder, tiny_detector, tmp_path):
-    standing_still = ("--learning_rate", "0", "--head_learning_rate", "0", "--beta_parameterization", "softplus")
-    options = ("--checkpoint", str(tiny_detector), "--num_train_epochs", "1", "--feature_loss_weight", "0.5")
+    own = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    own.config.update({"rejection_estimate": "expectation", "kl_loss_weight": 0.2})
+    own.save_pretrained(tmp_path / "own")
+    standing_still = ("--learning_rate", "0", "--head_learning_rate", "0")
+    options = ("--checkpoint", str(tmp_path / "own"), "--num_train_epochs", "1", "--feature_loss_weight", "0.5")
     run_main(tiny_encoder, tmp_path, *options, *standing_still)
     saved, before = (load_file(folder / "model.safetensors") for folder in (tmp_path, tiny_detector))
     for name in before:
         if not name.startswith("rejection_head"):  # calibration moves it
             torch.testing.assert_close(saved[name], before[name])
     config = AutoModel.from_pretrained(tmp_path, trust_remote_code=True).config
-    assert (config.feature_loss_weight, config.beta_parameterization, config.max_length) == (0.5, "exp", 128)
+    assert (config.feature_loss_weight, config.rejection_estimate, config.kl_loss_weight) == (0.5, "expectation", 0.2)
+    assert (config.beta_parameterization, config.max_length) == ("exp", 128)
+
+
+def test_encoder_and_heads_have_learning_rates_of_their_own_and_norms_and_biases_no_decay(tiny_detector, tmp_path):
+    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    training_args = train.LanceTrainingArguments(str(tmp_path), use_cpu=True, learning_rate=1e-5, weight_decay=0.1)
+    trainer = train.LanceTrainer(head_learning_rate=1e-3, model=model, args=training_args, eval_dataset=[])
+    of_parameter = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in trainer.create_optimizer().param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        undecayed = name.endswith("bias") or "LayerNorm" in name
+        expected = (1e-5 if name.startswith("encoder.") else 1e-3, 0.0 if undecayed else 0.1)
+        assert of_parameter[id(parameter)] == expected, name
+
+
+def test_soft_labels_are_the_annotators_mean(tiny_detector):
+    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    mixture, _ = datasets_of()
+    hard, soft = (train.encode(mixture, model, column)["labels"][:] for column in ("labels", "labels_mean"))
+    assert soft == mixture["labels_mean"][:]
+    assert hard == mixture["labels"][:]
 
 
 def test_runs_of_several_seeds_can_share_their_validation_split():
     (_, first), (_, second), (_, other) = (
         datasets_of(seed=seed, split_seed=split_seed) for seed, split_seed in ((0, 7), (1, 7), (0, None))
     )
-    assert [*first["beavertails"]["prompt"]] == [*second["beavertails"]["prompt"]]
+    assert first["beavertails"].to_list() == second["beavertails"].to_list()
+    assert first["safe"].to_list() == second["safe"].to_list()
     assert {*first["beavertails"]["prompt"]} != {*other["beavertails"]["prompt"]}
 
 
@@ -281,6 +315,10 @@ def test_where_a_scale_does_not_apply_the_model_is_left_alone(parameterization, 
         (("--average", "a", "b", "--checkpoint", "c"), "--average trains nothing"),
         (("--checkpoint", "no/such"), "no/such: no Lance checkpoint"),
         (("--checkpoint", ".", "--kl_loss_weight", "-1"), "kl_loss_weight must be"),
+        (("--max_length", "0"), "max_length must be"),
+        (("--checkpoint", ".", "--max_length", "128"), "--max_length are the checkpoint's own"),
+        (("--checkpoint", ".", "--pooling", "mean"), "--pooling and --max_length are the checkpoint's own"),
+        (("--checkpoint", ".", "--beta_parameterization", "exp"), "--beta_parameterization is what the checkpoint"),
         (("--validation_share", "0"), "--validation_share must lie between"),
         (("--pooling", "max"), "pooling must be one of"),
         (("--encoder", "no-such-folder/at-all/x"), "no-such-folder"),

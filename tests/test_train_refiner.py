@@ -178,7 +178,12 @@ def assert_refused(options, message):
     assert "Traceback" not in result.stderr
 
 
-def test_the_adapter_does_not_name_this_machine(tmp_path):
+def test_the_adapter_does_not_name_this_machine():
+    model, _ = train_refiner.load_model(train_refiner.RefinerArguments())
+    assert model.peft_config["default"].base_model_name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_the_kept_adapter_is_of_the_embedded_model_and_small():
     config = json.loads((ROOT / "refiner" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (ROOT / "refiner" / "adapter_model.safetensors").stat().st_size <= 20_000_000

@@ -150,6 +150,12 @@ def test_a_response_comes_in_every_layout():
     }
 
 
+@pytest.mark.parametrize("marked", ["1. Boil the water.\n2) Add the tea!", "- Boil the water.\n* Add the tea!"])
+def test_the_marks_of_a_list_go_before_it_is_laid_out_anew(marked):
+    bodies = {without_frame_of_words(text) for text in layouts_of(marked)}
+    assert bodies == {without_frame_of_words(text) for text in layouts_of("Boil the water. Add the tea!")}
+
+
 def test_every_opening_and_closing_is_drawn_and_neither_always():
     texts = layouts_of(RESPONSE, draws=2000)
     assert [opening for opening in OPENINGS if not any(text.startswith(opening) for text in texts)] == []

@@ -28,6 +28,12 @@ def test_the_refiner_is_another_engine_than_the_plain_model(loaded):
     assert loaded == [("embedded", False), ("embedded", True)]
 
 
+def test_an_engine_that_has_no_adapter_of_ours_is_loaded_once_for_both(loaded):
+    pool = EnginePool()
+    assert pool.get("transformers:m") is pool.get("transformers:m", adapted=True)
+    assert len(loaded) == 1
+
+
 def test_what_is_let_go_is_loaded_anew(loaded):
     pool = EnginePool()
     kept, gone = pool.get("a"), pool.get("b")

@@ -453,10 +453,9 @@ def test_a_text_that_the_server_refuses_is_unscored_with_the_reason_and_not_aske
     assert len(server.asked) == len(ITEMS) == len(finished)
     unscored = [score for score in finished.values() if score.score is None]
     assert [(score.sample, score.rubric) for score in unscored] == [(2, "safety"), (2, "naturalness")]
-    filtered = refusal.status == 200
     for score in unscored:
-        assert (score.reason == EMPTY) if filtered else score.reason.startswith("the judge's server refuses the text: ")
-        assert score.raw == ("" if filtered else None)
+        assert score.reason == "the judge's server refuses the text"
+        assert score.raw == ""
 
 
 @pytest.mark.parametrize(

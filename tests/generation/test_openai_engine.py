@@ -234,6 +234,15 @@ def test_a_request_that_the_server_refuses_is_asked_once_and_recorded(status):
     assert server.asks() == {"one": 1, "two": 1, "three": 1}
 
 
+@pytest.mark.parametrize("message", ["Content Exists Risk", "filtered by the content management policy"])
+def test_a_chat_that_the_servers_filter_refuses_is_answered_by_nothing_and_asked_once(message):
+    with FaultyServer(lambda asked: failure(400, message) if asked.prompt == "two" else echo(asked)) as server:
+        one, two = ask(engine_at(server, attempts=3), "one", "two")
+    assert (one.text, one.finish_reason) == ("re: one", "stop")
+    assert two == Completion("", 0, 0, "content_filter")
+    assert server.asks() == {"one": 1, "two": 1}
+
+
 def test_every_prompt_has_its_own_reason():
     faults = {"busy": failure(429, "slow down"), "locked": failure(401, "no such key"), "torn": half_a_body()}
     with FaultyServer(lambda asked: faults.get(asked.prompt) or echo(asked)) as server:

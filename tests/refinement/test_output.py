@@ -127,9 +127,9 @@ def test_a_link_stays_one_and_its_file_is_cleared_of_what_failed(path):
         b"\n",
         b"\xff\n",
         b"[" * 100_000 + b"\n",
-        b'{"line": 1, "prompt": "How do I bake bread?", "converged": true}\n',
-        b'{"line": [1], "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
-        b'{"line": "x", "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
+        b'{"line": 1, "prompt": "How do I bake bread?", "converged": true, "decision": {}}\n',
+        b'{"line": [1], "prompt": "How do I bake bread?", "converged": true, "error": null, "decision": {}}\n',
+        b'{"line": "x", "prompt": "How do I bake bread?", "converged": true, "error": null, "decision": {}}\n',
         b'{"line": 1, "prompt": "How do I bake bread?", "converged": true, "error": null}\n',
     ],
 )
