@@ -1,6 +1,7 @@
 """Any causal language model that transformers can load."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from os.path import commonprefix
 
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from generation.base import Chat, Completion, SamplingParameters, check_count
 from generation.chat_text import ChatEncoder
+from generation.cpu_precision import WIDE, in_float32, is_slow_in_bf16
 from generation.shared_beginning import ATTENTION, can_share, share
 
 BATCH_TOKENS = 2**15  # read at once, at most: the memory that a batch of long chats takes grows with them
@@ -22,7 +24,8 @@ class TransformersEngine:
         adapter: a LoRA adapter's folder, if any; it is merged into the weights.
         batch_size: most chats to a batch.
         device: such as `"cuda"`; the first accelerator when not given, else the CPU.
-        dtype: such as `"float32"`; the checkpoint's own when not given.
+        dtype: such as `"float32"`; the checkpoint's own when not given, but for wide batches of a small model on a CPU
+            that is slow in it.
 
     Raises:
         OSError: when there is no such model.
@@ -62,6 +65,7 @@ class TransformersEngine:
         self.eos_token_ids: list[int] = eos if isinstance(eos, list) else [eos]
         # `generate` fills what is left open from the model's own: its repetition penalty or beams, say.
         self.model.generation_config = GenerationConfig()
+        self.widens = dtype == "auto" and is_slow_in_bf16(self.model)
         self.shares_beginnings = can_share(self.model)
         if self.shares_beginnings:
             self.model.set_attn_implementation(ATTENTION)
@@ -85,7 +89,8 @@ class TransformersEngine:
                 batches.append([row])
         for rows in [*batches, *([row] for row in order[len(roomy) :])]:
             # Another seed a batch: alike, equal chats in different batches would draw the same.
-            sampled = self._generate_batch([encoded[row] for row in rows], sampling, sampling.seed + rows[0])
+            with in_float32(self.model) if self.widens and len(rows) >= WIDE else nullcontext():
+                sampled = self._generate_batch([encoded[row] for row in rows], sampling, sampling.seed + rows[0])
             completions |= zip(rows, sampled, strict=True)
         return [completions[index] for index in range(len(chats))]
 
