@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from command_line import OneLineErrors, UsageError, make_folder, run
-from corpora.records import CorpusError, optional_text_column, read_rows, text_column
+from corpora.records import optional_text_column, read_rows, text_column
 from detector import ROOT, exported_detector_class, load_checkpoint
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "int8", "bf16")}
@@ -203,8 +203,6 @@ def calibration_pairs(paths: Sequence[Path]) -> list[Pair]:
         for path in paths
         for place, row in read_rows(path)
     ]
-    if not pairs:
-        raise CorpusError(f"{', '.join(map(str, paths))}: no rows.")
     return random.Random(0).sample(pairs, min(CALIBRATION_PAIRS, len(pairs)))
 
 

@@ -35,8 +35,6 @@ def load_beavertails(source: str, categories: Sequence[str], split: str = "330k_
             or with an empty prompt.
     """
     pairs = [_read_pair(place, row, categories) for place, row in source_rows(source, split)]
-    if not pairs:
-        raise CorpusError(f"{source}: no rows.")
     return Dataset.from_list(pairs, features=FEATURES)
 
 

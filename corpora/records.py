@@ -25,9 +25,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
     """Yield `(place, row)` for each row of a jsonl, json, csv or parquet file; `place` is "FILE, row N", from 1.
 
     Raises:
-        CorpusError: for a missing file, another ending, or a row that doesn't parse.
+        CorpusError: for a missing file, another ending, a row that doesn't parse, or no rows at all.
     """
-    path = Path(path)
+    path, number = Path(path), 0
     if path.suffix not in SUFFIXES:
         raise CorpusError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}.")
     if not path.is_file():
@@ -38,6 +38,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
                 kind = type(row).__name__
                 raise CorpusError(f"{path}, row {number}: expected an object with named columns, got {kind}.")
             yield f"{path}, row {number}", row
+        if not number:
+            raise CorpusError(f"{path}: no rows.")
     except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowInvalid) as error:
         raise CorpusError(f"{path}: can't be read ({first_line(error)}).") from None
 

@@ -51,6 +51,9 @@ def test_a_path_may_be_text(tmp_path):
         ("rows.json", '{"prompt": "a"}', r"rows\.json: expected a JSON list"),
         ("rows.json", '[{"prompt": "a"}, "b"]', r"rows\.json, row 2: expected an object .*, got str"),
         ("rows.parquet", "prompt", r"rows\.parquet: can't be read"),
+        ("rows.jsonl", "\n", r"rows\.jsonl: no rows"),
+        ("rows.json", "[]", r"rows\.json: no rows"),
+        ("rows.csv", "prompt\n", r"rows\.csv: no rows"),
     ],
 )
 def test_an_unreadable_file_is_named_with_its_row(tmp_path, name, content, message):
