@@ -41,6 +41,7 @@ VARIANTS = {
     "L_aux as its expectation, without the draw's noise": "--rejection_estimate expectation",
     "no L_feature, the semantic head's only use": "--feature_loss_weight 0",
     "no KL": "--kl_loss_weight 0",
+    "five times the KL": "--kl_loss_weight 0.05",
     "no auxiliary term": "--aux_loss_weight 0",
     "no KL, and a point estimate in place of the Beta": POINT_ESTIMATE,
     "plain classifier: L_aux alone": f"{POINT_ESTIMATE} --label_loss_weight 0 --feature_loss_weight 0",
