@@ -251,7 +251,8 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
     Raises:
         UsageError: when there is no such encoder or checkpoint, or an option is out of its range.
     """
-    fields = {name: value for name, value in asdict(loss_args).items() if value is not None}
+    settings = asdict(loss_args) | {"pooling": model_args.pooling, "max_length": model_args.max_length}
+    fields = {name: value for name, value in settings.items() if value is not None}
     if model_args.checkpoint is not None and "beta_parameterization" in fields:
         raise UsageError("--beta_parameterization is what the checkpoint was made with: it goes without --checkpoint.")
     try:
@@ -260,9 +261,7 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
             type(model.config).from_dict(model.config.to_dict() | fields)  # checks their ranges
             model.config.update(fields)
         else:
-            own = {"pooling": model_args.pooling, "max_length": model_args.max_length}
-            fields |= {"max_length": MAX_LENGTH} | {name: value for name, value in own.items() if value is not None}
-            model = detector_class().from_encoder(model_args.encoder, **fields)
+            model = detector_class().from_encoder(model_args.encoder, **{"max_length": MAX_LENGTH} | fields)
         if model_args.attn_implementation is not None:
             model.set_attn_implementation(model_args.attn_implementation)
         if model_args.lora_r is not None:

@@ -17,7 +17,7 @@ def source_rows(source: str, split: str) -> Iterable[tuple[str, dict]]:
         split: which split of a Hub data set.
 
     Raises:
-        CorpusError: for a source that isn't there, or a row that doesn't parse.
+        CorpusError: for a source that isn't there or has no rows, or a row that doesn't parse.
     """
     if is_local(source):
         return read_rows(source)
@@ -26,4 +26,6 @@ def source_rows(source: str, split: str) -> Iterable[tuple[str, dict]]:
     except (OSError, ValueError, DatasetsError) as error:
         reason = f"no file, and the Hub gives no split {split} of it ({first_line(error)})"
         raise CorpusError(f"{source}: {reason}.") from None
+    if not len(rows):
+        raise CorpusError(f"{source} ({split}): no rows.")
     return ((f"{source} ({split}), row {number}", row) for number, row in enumerate(rows, start=1))

@@ -22,8 +22,8 @@ def write_report(run: Run, folder: Path, detection: Mapping | None):
     """
     comparison = compare(run)
     tables = study_tables(comparison, detection)
-    for suffix in (".csv", ".tex", ".svg", ".png"):  # which tables and plots there are, the run and `detection` say
-        for earlier in folder.glob(f"*{suffix}"):
+    for earlier in folder.iterdir():  # which tables and plots there are, the run and `detection` say
+        if earlier.suffix in (".csv", ".tex", ".svg", ".png"):
             earlier.unlink()
     (folder / "report.md").write_text("\n".join(map(markdown, tables)), encoding="utf-8")
     for table in tables:

@@ -143,6 +143,12 @@ def test_a_hub_data_set_is_read_in_upstreams_columns(tmp_path, hub):
     assert dataset.to_list() == load(tmp_path / "reference.jsonl", ROWS).to_list()
 
 
+def test_a_split_of_the_hub_without_rows_is_refused(hub):
+    hub([])
+    with pytest.raises(CorpusError, match=r"someone/pairs \(30k_test\): no rows"):
+        load_beavertails("someone/pairs", CATEGORIES, split="30k_test")
+
+
 def test_a_bad_row_of_the_hub_is_named_with_its_split(hub):
     hub([as_category(ROWS[0]), as_category(ROWS[1]) | {"prompt": ""}])
     with pytest.raises(CorpusError, match=r"someone/pairs \(30k_test\), row 2: column 'prompt'"):
