@@ -42,7 +42,7 @@ class Completion:
     """One answer.
 
     Args:
-        text: without special tokens, stripped.
+        text: without special tokens and a reasoning model's thought, stripped.
         prompt_tokens: tokens of the chat as the model read it.
         completion_tokens: tokens generated.
         finish_reason: `"stop"` when the model ended it, `"length"` when a limit did, `"content_filter"` when its server

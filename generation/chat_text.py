@@ -6,6 +6,7 @@ from collections.abc import Sequence, Set
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from generation.base import Chat, PromptTooLongError
+from generation.reasoning import opens_thought
 
 # What opens or closes a turn in common templates, whether or not a tokenizer calls it special.
 _MARKER = re.compile(
@@ -29,7 +30,11 @@ class ChatEncoder:
             raise ValueError(f"{model}: its tokenizer has no chat template; name a chat model.")
         self.tokenizer = tokenizer
         self.special_tokens = special_tokens(tokenizer)
-        self.knows_system = self._knows_system()
+        self.knows_system = knows_system(tokenizer)
+        probe = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "-"}], add_generation_prompt=True, tokenize=False
+        )
+        self.opens_thought = opens_thought(probe)
 
     def encode(self, chats: Sequence[Chat], context_length: int) -> list[list[int]]:
         """The token ids of each chat, up to where the answer begins.
@@ -49,14 +54,17 @@ class ChatEncoder:
             escaped = without_system(escaped)
         return self.tokenizer.apply_chat_template(escaped, add_generation_prompt=True, return_dict=True)["input_ids"]
 
-    def _knows_system(self) -> bool:
-        try:
-            self.tokenizer.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "-"}])
-        except TemplateSyntaxError:
-            raise
-        except TemplateError:  # as Gemma's: "System role not supported"
-            return False
-        return True
+
+def knows_system(tokenizer) -> bool:
+    """Whether a tokenizer's chat template has a system role: some refuse it, as Gemma's, others drop it silently."""
+    system = "-system-"
+    try:
+        chat = [{"role": "system", "content": system}, {"role": "user", "content": "-"}]
+        return system in tokenizer.apply_chat_template(chat, tokenize=False)
+    except TemplateSyntaxError:
+        raise
+    except TemplateError:
+        return False
 
 
 def special_tokens(tokenizer) -> set[str]:

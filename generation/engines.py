@@ -22,7 +22,7 @@ vllm:MODEL[+ADAPTER][?OPTIONS]             the same through vLLM (pip install -r
 openai:MODEL@BASE_URL[?OPTIONS]            an OpenAI-compatible server; the key from OPENAI_API_KEY
 OPTIONS are NAME=VALUE&NAME=VALUE, the engine's own: batch_size, dtype and device for transformers; batch_size,
 tensor_parallel_size, dtype and all else of vllm.LLM for vllm; concurrency, timeout, attempts, back_off (seconds),
-key_variable (the environment variable that holds the key) and follows_schema for openai."""
+key_variable (the environment variable that holds the key), follows_schema, system_role and reasoning for openai."""
 
 
 class EngineError(UserError):

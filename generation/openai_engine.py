@@ -15,7 +15,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from errors import first_line
 from generation.base import CONTENT_FILTER, Chat, Completion, GenerationError, SamplingParameters, check_count
-from generation.chat_text import escape_markers
+from generation.chat_text import escape_markers, without_system
+from generation.reasoning import NO_ANSWER, without_thought
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # As OpenAI, vLLM, llama.cpp and others say it.
@@ -33,6 +34,10 @@ _LONGEST_WAIT = 120.0  # seconds; of what a server asks for in Retry-After
 
 class MalformedReplyError(OpenAIError):
     """A reply without a completion in it."""
+
+
+class NoAnswerError(OpenAIError):
+    """A completion that its limit of tokens ended before the answer began."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class OpenAIEngine:
         back_off: longest wait before the second try, in seconds; it doubles with each further one.
         key_variable: the environment variable that holds the key.
         follows_schema: whether the server takes a JSON schema; DeepSeek's, for one, refuses a request that has one.
+        system_role: whether the model's chat template has that role; Gemma 2's, for one, refuses it.
+        reasoning: whether the model is one of OpenAI's that reason: for those a limit of tokens has another name, and
+            how they decode is theirs to say.
 
     Raises:
         ValueError: for an argument out of bounds, another kind of URL, a named variable that is not set, or a key that
@@ -71,6 +79,8 @@ class OpenAIEngine:
         back_off: float = 0.5,
         key_variable: str = KEY_VARIABLE,
         follows_schema: bool = True,
+        system_role: bool = True,
+        reasoning: bool = False,
     ):
         _check_url(base_url)
         check_count("concurrency", concurrency)
@@ -79,17 +89,20 @@ class OpenAIEngine:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout}.")
         if not isinstance(back_off, int | float) or not back_off >= 0:
             raise ValueError(f"back_off must be a number of seconds of at least 0, got {back_off}.")
-        if not isinstance(follows_schema, bool):
-            raise ValueError(f"follows_schema must be true or false, got {follows_schema}.")
+        switches = {"follows_schema": follows_schema, "system_role": system_role, "reasoning": reasoning}
+        for name, value in switches.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value}.")
         if not _read_key(key_variable) and key_variable != KEY_VARIABLE:
             raise ValueError(f"the environment variable {key_variable} is not set.")
         self.key_variable = key_variable
-        self.name = f"openai:{model}@{base_url}"
+        # The cache's key: all that an answer depends on.
+        self.name = f"openai:{model}@{base_url}{'' if system_role else '?system_role=false'}"
         self.model = model
         self.base_url = base_url
         self.batch_size = self.concurrency = concurrency
         self.timeout = timeout
-        self.follows_schema = follows_schema
+        self.follows_schema, self.system_role, self.reasoning = follows_schema, system_role, reasoning
         self.attempts = attempts
         self._back_off = wait_random_exponential(multiplier=back_off, max=30)
 
@@ -98,7 +111,7 @@ class OpenAIEngine:
 
         A chat that the server's content filter refuses is answered by an empty text.
         """
-        replies = _run(self._ask_all(chats, self._options(sampling), sampling.seed))
+        replies = _run(self._ask_all(chats, [self._options(sampling, row) for row in range(len(chats))]))
         completions = {index: reply for index, reply in enumerate(replies) if isinstance(reply, Completion)}
         failed = {index: reply for index, reply in enumerate(replies) if isinstance(reply, _Failure)}
         if failed:
@@ -109,13 +122,14 @@ class OpenAIEngine:
             raise GenerationError(message, reasons, completions, too_long)
         return [completions[index] for index in range(len(chats))]
 
-    def _options(self, sampling: SamplingParameters) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-        }
+    def _options(self, sampling: SamplingParameters, row: int) -> dict[str, Any]:
+        """What is asked beside the chat; of the sampling no more than it needs, as some servers know no seed."""
+        limit = "max_completion_tokens" if self.reasoning else "max_tokens"
+        options: dict[str, Any] = {"model": self.model, limit: sampling.max_new_tokens}
+        if not self.reasoning:
+            options["temperature"] = sampling.temperature
+            if sampling.temperature > 0:  # with the same seed, equal chats of a batch would draw the same
+                options |= {"top_p": sampling.top_p, "seed": sampling.seed + row}
         if sampling.json_schema is not None:
             if not self.follows_schema:
                 raise ValueError(f"{self.name} can't hold an answer to a JSON schema: its follows_schema is false.")
@@ -124,14 +138,14 @@ class OpenAIEngine:
         return options
 
     async def _ask_all(
-        self, chats: Sequence[Chat], options: dict[str, Any], seed: int
+        self, chats: Sequence[Chat], options: Sequence[dict[str, Any]]
     ) -> Sequence[Completion | _Failure]:
         slots = asyncio.Semaphore(self.concurrency)
         key = _read_key(self.key_variable)
         # The limit of the time is ours: the client's begins anew with each byte.
         client = AsyncOpenAI(api_key=key or "none", base_url=self.base_url, timeout=None, max_retries=0)
 
-        async def ask(row: int, chat: Chat) -> Completion | _Failure:
+        async def ask(chat: Chat, options: dict[str, Any]) -> Completion | _Failure:
             retrying = AsyncRetrying(
                 stop=stop_after_attempt(self.attempts),
                 wait=self._wait,
@@ -140,15 +154,17 @@ class OpenAIEngine:
             )
             async with slots:
                 try:
-                    # Alike, equal chats of a batch would draw the same.
-                    return await retrying(self._ask, client, chat, options | {"seed": seed + row})
+                    return await retrying(self._ask, client, chat, options)
                 except (OpenAIError, TimeoutError, ValueError) as error:
                     # A refusal like a model's own: asked again, the server would say so again.
                     refused = _refuses_content(error)
                     return Completion("", 0, 0, CONTENT_FILTER) if refused else self._failure(error, key)
 
         async with client:
-            return await asyncio.gather(*(ask(row, escape_markers(chat)) for row, chat in enumerate(chats)))
+            return await asyncio.gather(*map(ask, map(self._as_sent, chats), options))
+
+    def _as_sent(self, chat: Chat) -> Chat:
+        return escape_markers(chat if self.system_role else without_system(chat))
 
     async def _ask(self, client: AsyncOpenAI, chat: Chat, options: dict[str, Any]) -> Completion:
         async with asyncio.timeout(self.timeout):
@@ -199,18 +215,19 @@ def _read(body: bytes) -> Completion:
     try:
         reply = loads(body)
         choice = reply["choices"][0]
-        text = choice["message"]["content"] or ""
+        reason, message = choice.get("finish_reason"), choice.get("message") or {}
+        # A choice that says why it ended may hold no text: a thought took all its tokens, or the model called a tool.
+        text = (message["content"] if reason is None else message.get("content")) or ""
         usage = reply.get("usage") or {}
-        return Completion(
-            # Half a surrogate pair is no text: no tokenizer and no file takes it.
-            text.encode(errors="replace").decode().strip(),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
-            choice["finish_reason"] if choice.get("finish_reason") in ("length", CONTENT_FILTER) else "stop",
-        )
+        # Half a surrogate pair is no text: no tokenizer and no file takes it.
+        answer = without_thought(text.encode(errors="replace").decode().strip())
+        read, written = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
     except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RecursionError):
         beginning = " ".join(body[:1000].decode(errors="replace").split())
         raise MalformedReplyError(f"the server's reply holds no completion; it begins {beginning!r}") from None
+    if answer is None or (not answer and reason == "length"):
+        raise NoAnswerError(NO_ANSWER.format(tokens=written))
+    return Completion(answer, read, written, reason if reason in ("length", CONTENT_FILTER) else "stop")
 
 
 def _is_passing(error: BaseException) -> bool:

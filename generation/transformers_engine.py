@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from generation.base import Chat, Completion, SamplingParameters, check_count
 from generation.chat_text import ChatEncoder
 from generation.cpu_precision import WIDE, in_float32, is_slow_in_bf16
+from generation.reasoning import without_thoughts
 from generation.shared_beginning import ATTENTION, can_share, share
 
 BATCH_TOKENS = 2**15  # read at once, at most: the memory that a batch of long chats takes grows with them
@@ -92,7 +93,7 @@ class TransformersEngine:
             with in_float32(self.model) if self.widens and len(rows) >= WIDE else nullcontext():
                 sampled = self._generate_batch([encoded[row] for row in rows], sampling, sampling.seed + rows[0])
             completions |= zip(rows, sampled, strict=True)
-        return [completions[index] for index in range(len(chats))]
+        return without_thoughts([completions[index] for index in range(len(chats))], self.encoder.opens_thought)
 
     @torch.inference_mode()
     def _generate_batch(self, encoded: list[list[int]], sampling: SamplingParameters, seed: int) -> list[Completion]:

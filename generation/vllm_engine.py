@@ -12,6 +12,7 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from generation.base import Chat, Completion, SamplingParameters, check_count
 from generation.chat_text import ChatEncoder
+from generation.reasoning import without_thoughts
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the room for an adapter that vLLM can make
 
@@ -71,7 +72,7 @@ class VLLMEngine:
         )
         self.prompt_tokens += sum(len(ids) for ids in encoded)
         self.cached_tokens += sum(output.num_cached_tokens or 0 for output in outputs)
-        return [
+        completions = [
             Completion(
                 output.outputs[0].text.strip(),
                 len(ids),
@@ -80,6 +81,7 @@ class VLLMEngine:
             )
             for output, ids in zip(outputs, encoded, strict=True)
         ]
+        return without_thoughts(completions, self.encoder.opens_thought)
 
     def prefix_cache_hit_rate(self) -> float:
         """Share of the prompts' tokens so far that the prefix cache spared."""

@@ -89,7 +89,12 @@ def test_markers_of_common_templates_are_broken_up_and_nothing_else(text, escape
     assert escape_markers([{"role": "user", "content": text}]) == [{"role": "user", "content": escaped}]
 
 
-def test_a_template_without_a_system_role_reads_the_system_prompt_before_the_user_s_first_words(tokenizer):
+@pytest.mark.parametrize(
+    "on_system",
+    ["{{ raise_exception('System role not supported') }}", "{% set messages = messages[1:] %}"],
+    ids=["refused", "dropped"],
+)
+def test_a_template_without_a_system_role_reads_the_system_prompt_before_the_user_s_first_words(tokenizer, on_system):
     chat = [
         {"role": role, "content": text}
         for role, text in (("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?"))
@@ -99,7 +104,11 @@ def test_a_template_without_a_system_role_reads_the_system_prompt_before_the_use
     assert without_system(merged) == merged
     template = tokenizer.chat_template
     expected = ChatEncoder(tokenizer, "m").encode([merged], 1000)
-    tokenizer.chat_template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + template
-    )
+    tokenizer.chat_template = f"{{% if messages[0].role == 'system' %}}{on_system}{{% endif %}}{template}"
     assert ChatEncoder(tokenizer, "m").encode([chat], 1000) == expected
+
+
+def test_a_template_that_opens_a_thought_is_known_by_its_question(tokenizer):
+    assert not ChatEncoder(tokenizer, "m").opens_thought
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    assert ChatEncoder(tokenizer, "m").opens_thought

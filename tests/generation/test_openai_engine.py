@@ -167,6 +167,54 @@ def test_what_is_asked_is_the_chat_and_every_sampling_parameter():
     }
 
 
+def test_a_greedy_request_names_nothing_that_only_draws_need():
+    with FaultyServer(echo) as server:
+        ask(engine_at(server), "Hi")
+    assert server.asked[0].body.keys() == {"model", "messages", "max_tokens", "temperature"}
+
+
+def test_a_reasoning_model_is_given_a_limit_by_its_other_name_and_no_word_on_decoding():
+    with FaultyServer(echo) as server:
+        ask(engine_at(server, reasoning=True), "Hi", sampling=SamplingParameters(max_new_tokens=5, temperature=0.7))
+    assert server.asked[0].body == {"model": "m", "messages": user("Hi"), "max_completion_tokens": 5}
+
+
+def test_without_a_system_role_the_user_s_message_begins_with_what_the_system_says():
+    chat = [{"role": "system", "content": "Be kind."}, *user("Hi")]
+    with FaultyServer(echo) as server:
+        engine = engine_at(server, system_role=False)
+        engine.generate([chat], GREEDY)
+        assert engine.name != engine_at(server).name  # another question, so another place in a cache
+    assert server.asked[0].body["messages"] == user("Be kind.\n\nHi")
+
+
+def test_a_thought_is_no_part_of_the_answer():
+    with FaultyServer(lambda _: answer("<think>\nBread?\n</think>\n\nYes.")) as server:
+        assert ask(engine_at(server), "Hi") == [Completion("Yes.", 7, 3, "stop")]
+
+
+@pytest.mark.parametrize("thought", ["<think>\nBread", None, ""], ids=["in the text", "kept back", "empty"])
+def test_a_thought_that_took_all_tokens_is_recorded_and_loses_no_other_prompt(thought):
+    def script(asked):
+        return body(completion(thought, "length")) if asked.prompt == "Hi" else echo(asked)
+
+    with FaultyServer(script) as server:
+        error = failures(engine_at(server), "Hi", "Bread?")
+        assert server.asks() == {"Hi": 1, "Bread?": 1}
+    assert "3 tokens ended before an answer began" in error.failures[0]
+    assert error.completions[1].text == "re: Bread?"
+    assert not error.too_long
+
+
+@pytest.mark.parametrize("message", [None, {}, {"role": "assistant", "tool_calls": []}])
+def test_a_choice_that_ended_without_a_text_is_an_empty_answer(message):
+    reply = completion("x")
+    reply["choices"][0] |= {"message": message, "finish_reason": "tool_calls"}
+    with FaultyServer(lambda _: body(reply)) as server:
+        assert ask(engine_at(server), "Hi") == [Completion("", 7, 3, "stop")]
+        assert len(server.asked) == 1
+
+
 def test_a_marker_of_a_chat_template_arrives_broken_up():
     with FaultyServer(echo) as server:
         ask(engine_at(server), "Hi<|im_end|>")
@@ -175,7 +223,7 @@ def test_a_marker_of_a_chat_template_arrives_broken_up():
 
 def test_equal_chats_of_a_batch_are_drawn_from_different_seeds():
     with FaultyServer(echo) as server:
-        ask(engine_at(server), *["Hi"] * 5)
+        ask(engine_at(server), *["Hi"] * 5, sampling=SamplingParameters(temperature=1.0))
     assert sorted(asked.body["seed"] for asked in server.asked) == [0, 1, 2, 3, 4]
 
 
@@ -437,6 +485,8 @@ def test_the_key_is_in_no_error_no_log_and_no_trace_of_the_engine(key, caplog, c
         ({"back_off": -0.1}, "back_off must .*got -0.1"),
         ({"back_off": "none"}, "back_off must .*got none"),
         ({"follows_schema": "no"}, "follows_schema must .*got no"),
+        ({"system_role": 0}, "system_role must .*got 0"),
+        ({"reasoning": "high"}, "reasoning must .*got high"),
     ],
 )
 def test_an_option_out_of_bounds_is_refused_by_name_and_value(options, named):

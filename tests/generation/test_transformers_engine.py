@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from generation.base import PromptTooLongError, SamplingParameters
+from generation.base import GenerationError, PromptTooLongError, SamplingParameters
 from generation.transformers_engine import TransformersEngine
 
 CONTEXT_LENGTH = 64
@@ -68,6 +68,15 @@ def test_a_batch_gives_each_chat_what_it_gets_alone(engine):
     alone = [engine.generate([chat], GREEDY)[0] for chat in chats]
     assert len({completion.text for completion in alone}) == len(chats)
     assert engine.generate(chats, GREEDY) == alone
+
+
+def test_of_a_reasoning_model_the_answer_alone_is_given_and_a_thought_without_end_is_named(engine, monkeypatch):
+    texts = iter(["<think>Bread?</think>Yes.", "<think>Bread"])
+    monkeypatch.setattr(engine.tokenizer, "decode", lambda *_, **__: next(texts))
+    with pytest.raises(GenerationError, match="8 tokens ended before an answer began") as raised:
+        engine.generate([user(question) for question in QUESTIONS[:2]], GREEDY)
+    assert [completion.text for completion in raised.value.completions.values()] == ["Yes."]
+    assert len(raised.value.failures) == 1
 
 
 def test_what_the_chats_of_a_batch_begin_with_is_read_once(engine, monkeypatch):
