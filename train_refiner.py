@@ -35,6 +35,7 @@ from command_line import DataclassParser, UsageError, check_folders, push_folder
 from corpora.splits import is_held_out
 from errors import first_line
 from generation.base import Chat
+from generation.chat_text import knows_system, without_system
 from generation.embedded import HUB_NAME, embedded_model
 from refinement.demonstrations import DEMONSTRATIONS, as_chats, load_demonstrations
 
@@ -112,7 +113,9 @@ def encode(chats: list[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) ->
         UsageError: for a chat template that changes what comes before a reply once the reply is there.
     """
     rows = []
+    as_read = (lambda chat: chat) if knows_system(tokenizer) else without_system  # as the engines ask it
     for chat, reply in chats:
+        chat = as_read(chat)
         question = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
         whole = [*chat, {"role": "assistant", "content": reply}]
         ids = tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]

@@ -12,11 +12,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 import train_refiner
 from command_line import UsageError
 from generation.base import SamplingParameters
+from generation.chat_text import ChatEncoder
 from generation.transformers_engine import TransformersEngine
 from refinement.demonstrations import DEMONSTRATIONS, as_chats, load_demonstrations
 from refinement.frame import SYSTEM_PROMPT, read_refined
 from train_refiner import IGNORED, SharedPrefixTrainer, encode, shared_prefix, without_prefix
 
+SYSTEM_REFUSED = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+)
 ROOT = Path(train_refiner.__file__).parent
 
 
@@ -47,6 +51,17 @@ def test_only_the_reply_is_learned(roomy_chat_model, demonstrations):
         learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
         assert tokenizer.decode(learned).strip() == f"{reply}<|im_end|>"
         assert row["labels"][-len(learned) :] == learned
+
+
+def test_a_template_without_a_system_role_is_trained_on_what_the_engines_ask(roomy_chat_model, demonstrations):
+    tokenizer = AutoTokenizer.from_pretrained(roomy_chat_model)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{% for message in messages %}", SYSTEM_REFUSED, 1)
+    assert SYSTEM_REFUSED in tokenizer.chat_template
+    chats = as_chats(load_demonstrations(demonstrations), seed=0)
+    asked = ChatEncoder(tokenizer, "m").encode([chat for chat, _ in chats], 10_000)
+    for question, row in zip(asked, encode(chats, tokenizer), strict=True):
+        assert row["input_ids"][: len(question)] == question
+        assert set(row["labels"][: len(question)]) == {IGNORED}
 
 
 def test_a_template_that_changes_an_answered_question_is_refused(roomy_chat_model, demonstrations):
