@@ -1,6 +1,6 @@
-"""From pairs of texts to risk distributions: encoding, batching by length, windows over long texts, Betas read out.
+"""From pairs of texts to risk distributions: encoding, batching by length, windows over long texts.
 
-Copied to the Hub beside `modeling_lance.py`, so it imports only torch, transformers and the configuration.
+Copied to the Hub beside `modeling_lance.py`, so it imports only torch, transformers and its neighbours there.
 """
 
 from abc import ABC, abstractmethod
@@ -9,20 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, repeat, zip_longest
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file, logging
 
 from .configuration_lance import LanceConfig, check_threshold
+from .distribution_lance import RiskDistribution, beta_std, decisive_risk
 
 _PROGRESS_BAR_FROM = 1_000
 _BATCHES_HELD = 64  # of pairs: enough to sort by length, and all that is ever held of an iterator
 _BATCHES_ENCODED = 16  # of pairs, at a time: fewer would hold more padding, more would leave less to do meanwhile
-_QUANTILES_AT_ONCE = 512  # of Betas: on their grids some 100 MB
+_TOKENIZING = Lock()  # a fast tokenizer holds its truncation between calls, and threads may share it
 
 Pair = tuple[str, str | None]
 Encoding = dict[str, list[int]]
@@ -48,84 +49,6 @@ def load_tokenizer(name_or_path: str | Path, config: LanceConfig, **from_hub) ->
     """
     cached_file(name_or_path, "tokenizer.json", **from_hub)
     return AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, **from_hub)
-
-
-def beta_std(alpha: Tensor, beta: Tensor) -> Tensor:
-    """Standard deviation of Beta(alpha, beta), elementwise: the detector's own uncertainty."""
-    total = alpha + beta
-    return (alpha * beta / (total + 1)).sqrt() / total
-
-
-def beta_quantile(alpha: Tensor, beta: Tensor, probability: float, points: int = 4096) -> Tensor:
-    """Quantile of Beta(alpha, beta), elementwise, by integrating its density over a grid in logit space.
-
-    Torch has no inverse of the incomplete beta function; on this grid the error stays below 1e-4.
-
-    Args:
-        alpha: of any shape, positive.
-        beta: of the same shape.
-        probability: the level, in (0, 1).
-        points: the grid's size.
-    """
-    parts = zip(alpha.flatten().split(_QUANTILES_AT_ONCE), beta.flatten().split(_QUANTILES_AT_ONCE), strict=True)
-    return torch.cat([_quantile_on_grid(*part, probability, points) for part in parts]).reshape(alpha.shape)
-
-
-def _quantile_on_grid(alpha: Tensor, beta: Tensor, probability: float, points: int) -> Tensor:
-    alpha, beta = alpha.double().unsqueeze(-1), beta.double().unsqueeze(-1)
-    # In u = logit(d) the density is d^alpha (1 - d)^beta, with exponential tails of slope alpha and beta. A grid spaced
-    # as sinh is fine at the mode and still reaches to where e^-40 is left.
-    mode, width = alpha.log() - beta.log(), (1 / alpha + 1 / beta).sqrt()
-    reach = torch.asinh((40 / torch.minimum(alpha, beta) + 40 * width) / width)
-    unit = torch.linspace(-1, 1, points, dtype=torch.float64, device=alpha.device) * reach  # (..., points)
-    grid = mode + width * unit.sinh()
-    log_density = alpha * functional.logsigmoid(grid) + beta * functional.logsigmoid(-grid) + unit.cosh().log()
-    density = (log_density - log_density.amax(-1, keepdim=True)).exp()
-    mass = torch.cumulative_trapezoid(density, dim=-1)  # (..., points - 1)
-    target = probability * mass[..., -1:]
-    index = torch.searchsorted(mass, target).clamp(1, points - 2)
-    below, above = mass.gather(-1, index - 1), mass.gather(-1, index)
-    share = ((target - below) / (above - below)).clamp(0, 1)
-    logit = torch.lerp(grid.gather(-1, index), grid.gather(-1, index + 1), share)
-    return logit.squeeze(-1).sigmoid().float()
-
-
-@dataclass(frozen=True)
-class RiskDistribution:
-    """What the detector says of one prompt-response pair.
-
-    Attributes:
-        mean: d_j by category name, in (0, 1).
-        std: the standard deviation of each category's Beta.
-        alpha: the Beta's first parameter by category.
-        beta: its second.
-        effort: `"Minor"`, `"Mild"` or `"Severe"` for each category above its τ, the riskiest first.
-        is_safe: whether no category is above its τ.
-    """
-
-    mean: dict[str, float]
-    std: dict[str, float]
-    alpha: dict[str, float]
-    beta: dict[str, float]
-    effort: dict[str, str]
-    is_safe: bool
-
-    @property
-    def max_risk(self) -> float:
-        """max_j d_j over all categories, those switched off among them."""
-        return max(self.mean.values())
-
-    def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """The central interval that holds `level` of each category's Beta, as (lower, upper).
-
-        Raises:
-            ValueError: for a level outside (0, 1).
-        """
-        check_threshold("level", level)
-        alpha, beta = torch.tensor(list(self.alpha.values())), torch.tensor(list(self.beta.values()))
-        lower = beta_quantile(alpha, beta, (1 - level) / 2).tolist()
-        upper = beta_quantile(alpha, beta, (1 + level) / 2).tolist()
-        return dict(zip(self.mean, zip(lower, upper, strict=True), strict=True))
 
 
 @dataclass(frozen=True)
@@ -300,7 +223,7 @@ class RiskAssessor(ABC):
         uncertainty: float | None,
     ) -> Iterator[RiskDistribution]:
         mean = alpha / (alpha + beta)  # (B, 14)
-        columns = (mean, beta_std(alpha, beta), alpha, beta, _decisive_risk(alpha, beta, uncertainty))
+        columns = (mean, beta_std(alpha, beta), alpha, beta, decisive_risk(alpha, beta, uncertainty))
         for values in zip(*(column.tolist() for column in columns), strict=True):
             mean_of, std_of, alpha_of, beta_of, risk = (
                 dict(zip(self.config.categories, row, strict=True)) for row in values
@@ -315,7 +238,8 @@ class RiskAssessor(ABC):
 
     def _tokenize(self, *sides, **options):
         """What the tokenizer makes of texts; a special token that one of them spells, such as `[SEP]`, stays text."""
-        return self.tokenizer(*sides, split_special_tokens=True, verbose=False, **options)
+        with _TOKENIZING:
+            return self.tokenizer(*sides, split_special_tokens=True, verbose=False, **options)
 
     def _encode(self, pairs: Sequence[Pair]) -> list[Encoding]:
         """Encodings as long as they come; one call to the tokenizer for pairs, one for prompts alone."""
@@ -383,18 +307,9 @@ def _blocks(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
         yield block
 
 
-def _decisive_risk(alpha: Tensor, beta: Tensor, uncertainty: float | None) -> Tensor:
-    """What is held against τ, in the shape of α: the mean, or with `uncertainty` the interval's upper end."""
-    mean = alpha / (alpha + beta)
-    if uncertainty is None:
-        return mean
-    # The mean of a skewed Beta can lie above its interval; the risk counts as no lower for that.
-    return mean.maximum(beta_quantile(alpha, beta, (1 + uncertainty) / 2))
-
-
 def _riskiest_window(concentrations: Tensor, uncertainty: float | None) -> Tensor:
     """α and β of one pair, `(2, categories)`, out of those of its windows, `(2, windows, categories)`."""
-    risk = _decisive_risk(concentrations[0], concentrations[1], uncertainty)  # (windows, categories)
+    risk = decisive_risk(concentrations[0], concentrations[1], uncertainty)  # (windows, categories)
     riskiest = risk.argmax(0).expand(2, 1, -1)
     return concentrations.gather(1, riskiest).squeeze(1)
 
@@ -403,8 +318,12 @@ def _pair_up(prompts: Iterable[str], responses: Iterable[str | None] | None) -> 
     """Prompt and response, or prompt and `None`, one after the other.
 
     Raises:
-        ValueError: for a blank prompt, what is no text, or when one side ends before the other.
+        ValueError: for a blank prompt, what is no text, a side that is no list of texts, or when one ends before the
+            other.
     """
+    for name, side in (("prompts", prompts), ("responses", responses)):
+        if isinstance(side, str | Mapping):  # as a list, its letters or its keys
+            raise ValueError(f"{name} must be a list of texts, got a {type(side).__name__}.")
     both: Iterable[tuple[Any, Any]] = (
         zip(prompts, repeat(None)) if responses is None else zip_longest(prompts, responses, fillvalue=_MISSING)
     )

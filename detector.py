@@ -12,7 +12,8 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from errors import UserError, first_line
 
 ROOT = Path(__file__).parent
-DECISIVE = (".safetensors", ".onnx", ".bin", ".xml", "config.json")  # .bin and .xml are OpenVINO's
+WEIGHTS = (".safetensors", ".onnx", ".bin", ".xml")  # .bin and .xml are OpenVINO's
+SETTINGS = ("config.json", "adapter_config.json", "tokenizer.json")
 
 
 class DetectorError(UserError):
@@ -60,7 +61,7 @@ def load_detector(name_or_path: str | Path = ROOT) -> Any:
 
 
 def weights_digest(checkpoint: str | Path) -> str | None:
-    """The sha256 of what decides a checkpoint's verdicts, its weights and its configuration, whatever it is called.
+    """The sha256 of what decides a checkpoint's verdicts: its weights, configuration and tokenizer, whatever its name.
 
     Args:
         checkpoint: a folder, or a single file of weights.
@@ -86,7 +87,8 @@ def weights_digest(checkpoint: str | Path) -> str | None:
 
 def _is_decisive(file: Path) -> bool:
     # The Trainer leaves its options beside a checkpoint's weights.
-    return file.is_file() and file.name.endswith(DECISIVE) and file.name != "training_args.bin"
+    decides = file.name in SETTINGS or (file.suffix in WEIGHTS and file.name != "training_args.bin")
+    return decides and file.is_file()
 
 
 def load_checkpoint(name_or_path: str | Path) -> PreTrainedModel:

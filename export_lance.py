@@ -29,7 +29,7 @@ from detector import ROOT, exported_detector_class, load_checkpoint
 
 PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "int8", "bf16")}
 PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("nncf", "openvino")}
-CODE = ("assessment_lance.py", "configuration_lance.py", "exported_detector.py")
+CODE = ("assessment_lance.py", "configuration_lance.py", "distribution_lance.py", "exported_detector.py")
 
 CONTRAST_PAIRS = [ROOT / "corpora" / "contrast" / name for name in ("labelled.jsonl", "safe.jsonl", "everyday.jsonl")]
 CALIBRATION_PAIRS = 300
@@ -209,7 +209,6 @@ def calibration_pairs(paths: Sequence[Path]) -> list[Pair]:
 def write_surroundings(detector: PreTrainedModel, folder: Path, form: str, precision: str):
     """What goes around the graph: configuration, tokenizer and code."""
     config = json.loads(detector.config.to_json_string())
-    config.pop("custom_pipelines", None)  # its code isn't copied
     config |= {
         "architectures": ["ExportedDetector"],
         "auto_map": {

@@ -1,12 +1,13 @@
 """The exported detector: its graph runs in ONNX Runtime or OpenVINO on the CPU, everything else is the detector's own.
 
-Copied by `export_lance.py` beside the graph, with `assessment_lance.py` and `configuration_lance.py`: it imports only
-these, torch, transformers and the graph's runtime, and `AutoModel` loads the folder like any checkpoint.
+Copied by `export_lance.py` beside the graph, with the code that it imports, so that is the detector's own, torch,
+transformers and the graph's runtime; `AutoModel` loads the folder like any checkpoint.
 """
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -117,7 +118,13 @@ class ExportedDetector(RiskAssessor):
             compiled = openvino.Core().compile_model(path, "CPU", hint)
         except RuntimeError as error:
             raise ValueError(f"OpenVINO can't read {Path(path).name}: {error}") from None
-        return lambda batch: compiled(batch).to_tuple()
+        one_at_a_time = Lock()  # it has one place for a request's inputs, and threads may share the detector
+
+        def graph(batch: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
+            with one_at_a_time:
+                return compiled(batch).to_tuple()
+
+        return graph
 
 
 def _not_installed(runtime: str) -> ImportError:

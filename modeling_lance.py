@@ -1,7 +1,7 @@
 """The Lance detector: a shared encoder, a Gaussian semantic head, a Beta rejection head, and their two decoders (§3.4).
 
-Copied to the Hub by `save_pretrained`, with `assessment_lance.py` and `configuration_lance.py`: it imports only these,
-torch and transformers.
+Copied to the Hub by `save_pretrained` with what it imports beside torch and transformers: `assessment_lance.py`,
+`distribution_lance.py` and `configuration_lance.py`.
 """
 
 from collections.abc import Mapping
@@ -172,11 +172,22 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **options):
-        """As any model's; what the Hub is asked with, such as `revision`, holds for the tokenizer too."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
-        model = loaded[0] if options.get("output_loading_info") else loaded
+        """As any model's; what the Hub is asked with, such as `revision`, holds for the tokenizer too.
+
+        Raises:
+            ValueError: for a checkpoint that lacks some of the weights, whose place random ones would take.
+        """
+        wants_info = options.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **options)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} weights, such as {missing[0]}. Of a run with "
+                "--lora_r only the folder that it ends with is whole."
+            )
         model._hub_options = hub_options(options)
-        return loaded
+        # It names the pipeline's file, which a save of the model alone doesn't copy; the pipeline's own sets it again.
+        vars(model.config).pop("custom_pipelines", None)
+        return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **options):
         """As any model's, with the tokenizer, if it has one, beside the weights.
@@ -279,17 +290,16 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
             head_input = self.dropout(feature)
             mean, std = self.semantic_head(head_input)  # (B, Z)
             alpha, beta = self.rejection_head(head_input)  # (B, 14)
-            output = LanceOutput(
-                risk=alpha / (alpha + beta),
-                alpha=alpha,
-                beta=beta,
-                semantic_mean=mean,
-                semantic_std=std,
-                context_feature=feature,
-            )
-            if labels is not None:
-                self._add_losses(output, labels.float(), loss_weights)
-        return output
+            posterior = {
+                "risk": alpha / (alpha + beta),
+                "alpha": alpha,
+                "beta": beta,
+                "semantic_mean": mean,
+                "semantic_std": std,
+                "context_feature": feature,
+            }
+            losses = {} if labels is None else self._losses(**posterior, labels=labels.float(), weights=loss_weights)
+        return LanceOutput(**losses, **posterior)
 
     def _pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         if self.config.pooling == "cls":
@@ -297,40 +307,55 @@ class LanceForRiskDistribution(RiskAssessor, PreTrainedModel):
         mask = attention_mask.unsqueeze(-1).to(states.dtype)  # (B, S, 1)
         return (states * mask).sum(1) / mask.sum(1)
 
-    def _add_losses(self, output: LanceOutput, labels: Tensor, loss_weights: Tensor | None):
-        semantic, rejection = output.semantic_mean, output.risk
-        estimate = self.config.rejection_estimate if self.training else "mean"
+    def _losses(
+        self,
+        risk: Tensor,
+        alpha: Tensor,
+        beta: Tensor,
+        semantic_mean: Tensor,
+        semantic_std: Tensor,
+        context_feature: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The losses as [`LanceOutput`] names them, and Eq. 7."""
+        config = self.config
+        semantic, rejection = semantic_mean, risk
+        estimate = config.rejection_estimate if self.training else "mean"
         if self.training:
-            semantic = semantic + output.semantic_std * torch.randn_like(output.semantic_std)
+            semantic = semantic + semantic_std * torch.randn_like(semantic_std)
         if estimate != "mean":
-            rejection = Beta(output.alpha, output.beta, validate_args=False).rsample()
-        rejection = rejection.clamp(self.config.sample_margin, 1 - self.config.sample_margin)  # (B, 14)
+            rejection = Beta(alpha, beta, validate_args=False).rsample()
+        rejection = rejection.clamp(config.sample_margin, 1 - config.sample_margin)  # (B, 14)
         label_logits = self.label_decoder(rejection)
-        output.label_probabilities = label_logits.sigmoid()  # Eq. 7
-        output.label_loss = functional.binary_cross_entropy_with_logits(label_logits, labels, loss_weights)  # Eq. 8
+        label_loss = functional.binary_cross_entropy_with_logits(label_logits, labels, weights)  # Eq. 8
 
         reconstruction = self.feature_decoder(torch.cat([semantic, rejection], dim=-1))  # Eq. 9, (B, H)
-        target = output.context_feature
-        if self.config.detach_feature_target:
-            target = target.detach()
-        output.feature_loss = functional.mse_loss(reconstruction, target)  # Eq. 10
+        target = context_feature.detach() if config.detach_feature_target else context_feature
+        feature_loss = functional.mse_loss(reconstruction, target)  # Eq. 10
 
-        divergence = gaussian_kl(output.semantic_mean, output.semantic_std) + beta_kl(output.alpha, output.beta)
-        output.kl_loss = divergence.mean()  # Eq. 11
+        kl_loss = (gaussian_kl(semantic_mean, semantic_std) + beta_kl(alpha, beta)).mean()  # Eq. 11
 
         if estimate == "expectation":
-            cross_entropy = expected_cross_entropy(output.alpha, output.beta, labels)
+            cross_entropy = expected_cross_entropy(alpha, beta, labels)
         else:
             cross_entropy = functional.binary_cross_entropy(rejection, labels, reduction="none")
-        output.aux_loss = (cross_entropy if loss_weights is None else loss_weights * cross_entropy).mean()  # Eq. 15
+        aux_loss = (cross_entropy if weights is None else weights * cross_entropy).mean()  # Eq. 15
 
-        config = self.config
-        output.loss = (  # Eq. 16
-            config.feature_loss_weight * output.feature_loss
-            + config.label_loss_weight * output.label_loss
-            + config.kl_loss_weight * output.kl_loss
-            + config.aux_loss_weight * output.aux_loss
+        loss = (  # Eq. 16
+            config.feature_loss_weight * feature_loss
+            + config.label_loss_weight * label_loss
+            + config.kl_loss_weight * kl_loss
+            + config.aux_loss_weight * aux_loss
         )
+        return {
+            "loss": loss,
+            "label_loss": label_loss,
+            "aux_loss": aux_loss,
+            "feature_loss": feature_loss,
+            "kl_loss": kl_loss,
+            "label_probabilities": label_logits.sigmoid(),  # Eq. 7
+        }
 
     @torch.inference_mode()
     def concentrations(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

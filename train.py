@@ -19,11 +19,11 @@ of the runs, and their options count for nothing):
     python train.py --average runs/first runs/second --train_file ... --safe_file ... --output_dir runs/mean
 
 All of `TrainingArguments` applies, such as `--bf16`, `--resume_from_checkpoint`, `--push_to_hub` and `torchrun train.py
-...`, but for evaluation in half precision, whose cast would stay in what is saved.
+...`, but for label smoothing, and for evaluation in half precision, whose cast would stay in what is saved.
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -187,6 +187,8 @@ class LanceTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.bf16_full_eval or self.fp16_full_eval:
             raise UsageError("--bf16_full_eval and --fp16_full_eval would round what is saved: use --bf16 or --fp16.")
+        if self.label_smoothing_factor:
+            raise UsageError("--label_smoothing_factor is the plain classifier's: use --soft_labels.")
 
 
 class LanceTrainer(Trainer):
@@ -206,26 +208,19 @@ class LanceTrainer(Trainer):
         self._term_batches = 0
 
     def create_optimizer(self, model=None):
-        """The Trainer's optimizer over four groups: encoder or heads, with weight decay or without."""
-        if self.optimizer is not None:  # type: ignore[has-type]
-            return self.optimizer  # type: ignore[has-type]
-        decayed = set(self.get_decay_parameter_names(self.model))
-        groups: dict[tuple[bool, bool], list] = defaultdict(list)
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                groups[name.startswith("encoder."), name in decayed].append(parameter)
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer = optimizer_class(
-            [
-                {
-                    "params": parameters,
-                    "lr": self.args.learning_rate if in_encoder else self.head_learning_rate,
-                    "weight_decay": self.args.weight_decay if decays else 0.0,
-                }
-                for (in_encoder, decays), parameters in groups.items()
-            ],
-            **options,
-        )
+        """The Trainer's optimizer, each of its groups parted into the encoder's parameters and the heads'."""
+        if self.optimizer is None:  # type: ignore[has-type]
+            optimizer = super().create_optimizer(model)
+            heads = {
+                id(parameter) for name, parameter in self.model.named_parameters() if not name.startswith("encoder.")
+            }
+            groups, optimizer.param_groups = optimizer.param_groups, []
+            for group in groups:
+                for of_heads in (False, True):
+                    parameters = [parameter for parameter in group["params"] if (id(parameter) in heads) == of_heads]
+                    rate = self.head_learning_rate if of_heads else self.args.learning_rate
+                    if parameters:
+                        optimizer.add_param_group(group | {"params": parameters, "lr": rate})
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -326,7 +321,7 @@ def encode(dataset: Dataset, model: PreTrainedModel, labels_column: str = "label
     if cut := sum(tokens > 0 for tokens in dropped):
         logger.warning(f"{cut} of {len(dropped)} pairs exceed {model.config.max_length} tokens and were cut.")
     columns = {name: [encoding[name] for encoding in encodings] for name in encodings[0]}
-    columns |= {"labels": dataset[labels_column], "length": [len(ids) for ids in columns["input_ids"]]}
+    columns["labels"] = dataset[labels_column]
     if "loss_weights" in dataset.column_names:
         columns["loss_weights"] = dataset["loss_weights"]
     return Dataset.from_dict(columns)
@@ -372,7 +367,7 @@ def calibrate(
         else:
             logger.warning("Not calibrated: on validation, a higher risk does not go with more harm.")
     risk, labels = predictions["beavertails"].predictions, predictions["beavertails"].label_ids > 0.5  # (rows, 14)
-    any_harm = harmful["beavertails"]
+    any_harm = labels.any(1)
     model.config.binary_threshold = best_balanced_threshold(risk.max(1), any_harm, any_harm)
     model.config.category_thresholds = [
         best_balanced_threshold(risk[:, category], labels[:, category], any_harm)
@@ -405,8 +400,7 @@ def main(
     set_seed(training_args.seed)
     model = average_checkpoints(model_args.average) if model_args.average else build_model(model_args, loss_args)
     mixture, evaluation = build_datasets(data_args, model.config.categories, training_args.seed)
-    # Sorted: a batch of like lengths holds little padding.
-    splits = {name: encode(rows, model).sort("length", reverse=True) for name, rows in evaluation.items()}
+    splits = {name: encode(rows, model) for name, rows in evaluation.items()}
     labels_column = "labels_mean" if data_args.soft_labels else "labels"
     early_stopping = EarlyStoppingCallback(model_args.early_stopping_patience)
     trainer = LanceTrainer(

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from inspect import getmodule
 from threading import Event, Lock
 from time import sleep
@@ -13,25 +14,6 @@ from configuration_lance import EFFORTS
 from detector import detector_class
 
 assessment = getmodule(detector_class().assess)
-
-
-@given(st.floats(2e-3, 1e3), st.floats(2e-3, 1e3), st.floats(0.01, 0.99))
-def test_beta_quantile_is_scipys(alpha, beta, probability):
-    value = assessment.beta_quantile(torch.tensor([alpha]), torch.tensor([beta]), probability).item()
-    assert value == pytest.approx(scipy.stats.beta.ppf(probability, alpha, beta), abs=1e-4)
-
-
-def test_beta_quantile_is_the_same_among_many():
-    alpha = torch.linspace(0.1, 20, 14 * 100).reshape(100, 14)
-    together = assessment.beta_quantile(alpha, alpha.flip(0), 0.9)
-    alone = torch.stack([assessment.beta_quantile(*pair, 0.9) for pair in zip(alpha, alpha.flip(0), strict=True)])
-    torch.testing.assert_close(together, alone)
-
-
-def test_beta_std_is_scipys():
-    alpha, beta = torch.tensor([0.2, 3.0]), torch.tensor([5.0, 0.7])
-    expected = [scipy.stats.beta.std(a, b) for a, b in zip(alpha, beta, strict=True)]
-    assert assessment.beta_std(alpha, beta).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 PAIRS = [
@@ -364,6 +346,26 @@ def test_a_blank_prompt_comes_behind_the_results_of_the_prompts_before_it(watche
         next(results)
 
 
+def test_threads_that_share_a_detector_take_turns_at_its_tokenizer(tiny_detector):
+    model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
+    busy, plain = Lock(), model.tokenizer
+
+    class Tokenizer(type(plain)):
+        def __call__(self, *args, **options):
+            assert busy.acquire(blocking=False), "two threads use the tokenizer at once"
+            try:
+                sleep(0.005)  # long enough for another thread to come along
+                return super().__call__(*args, **options)
+            finally:
+                busy.release()
+
+    model.tokenizer = Tokenizer.from_pretrained(tiny_detector)
+    prompts = ["bread", "street " * 300, "the cat"]
+    expected = model.assess(prompts)
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: model.assess(prompts), range(12))) == [expected] * 12
+
+
 class GuardedTokenizer:
     """Stands before a tokenizer, and refuses a second thread while one is in it."""
 
@@ -445,9 +447,16 @@ def test_an_iterator_pairs_up_with_its_responses(watched):
     [
         (["cat", " "], None, "prompt 1 is empty"),
         (["cat"], ["dog", "mat"], "must pair up, but there are 1 prompts only"),
+        ({"prompt": "cat", "response": "dog"}, None, "prompts must be a list of texts, got a dict"),
+        (["cat"], {"cat": "dog"}, "responses must be a list of texts, got a dict"),
     ],
 )
 def test_assess_refuses_what_it_cannot_pair(tiny_detector, prompts, responses, message):
     model = AutoModel.from_pretrained(tiny_detector, trust_remote_code=True)
     with pytest.raises(ValueError, match=message):
         model.assess(prompts, responses)
+
+
+def test_a_single_text_is_no_list_to_encode(tiny_detector):
+    with pytest.raises(ValueError, match="prompts must be a list of texts, got a str"):
+        AutoModel.from_pretrained(tiny_detector, trust_remote_code=True).encode_pairs("the cat")

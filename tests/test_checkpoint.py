@@ -16,7 +16,13 @@ from detector import ROOT, load_detector
 from tests.out_of_sight import run_out_of_sight
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-CODE = ["assessment_lance.py", "configuration_lance.py", "modeling_lance.py", "pipeline_lance.py"]
+CODE = [
+    "assessment_lance.py",
+    "configuration_lance.py",
+    "distribution_lance.py",
+    "modeling_lance.py",
+    "pipeline_lance.py",
+]
 
 
 @pytest.fixture(scope="module")

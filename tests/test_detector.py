@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from detector import DetectorError, average_checkpoints, detector_class, load_detector, weights_digest
 
@@ -47,6 +48,16 @@ def test_a_damaged_configuration_is_named(tiny_encoder, tmp_path, fields):
         load_detector(folder)
 
 
+def test_a_checkpoint_that_lacks_weights_is_named(tiny_encoder, tmp_path):
+    folder = save_detector(tmp_path / "lance", tiny_encoder, seed=0)
+    weights = load_file(folder / "model.safetensors")
+    # As a LoRA run's own checkpoints have them.
+    renamed = {name.replace("encoder.", "encoder.base_model.model.", 1): tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DetectorError, match=r"lance lacks \d+ weights, such as encoder\."):
+        load_detector(folder)
+
+
 def test_a_checkpoint_without_its_tokenizer_is_named(tiny_encoder, tmp_path):
     folder = save_detector(tmp_path / "lance", tiny_encoder, seed=0)
     (folder / "tokenizer.json").unlink()
@@ -69,7 +80,10 @@ def test_a_folders_digest_is_of_what_decides_its_verdicts_and_not_of_its_name(tm
     assert weights_digest("org/lance") is None
     (tmp_path / "a" / "training_args.bin").write_bytes(b"1")
     (tmp_path / "a" / "a folder.bin").mkdir()
+    (tmp_path / "a" / "tokenizer_config.json").write_text("{}")  # a mere save can rewrite it
     assert weights_digest(tmp_path / "a") == digests["a"]
+    (tmp_path / "a" / "tokenizer.json").write_text("{}")
+    assert weights_digest(tmp_path / "a") != digests["a"]
 
 
 def test_a_name_that_no_file_can_have_is_one_line():

@@ -90,6 +90,15 @@ def test_losses_are_the_formulas_and_add_up_to_equation_16():
     torch.testing.assert_close(out.loss, total)
 
 
+def test_the_loss_comes_first_where_there_is_one():
+    model, batch = small_model(), small_batch()
+    out = model(**batch)
+    assert out[0] is out.to_tuple()[0] is out.loss
+    del batch["labels"]
+    out = model(**batch)
+    assert out[0] is out.risk
+
+
 def test_loss_weights_of_zero_silence_a_label():
     model, batch = small_model().eval(), small_batch()
     weights = torch.ones(4, 14)
@@ -184,7 +193,7 @@ def test_calibration_maps_every_logit():
 def test_every_parameter_learns(encoder):
     model = small_model(encoder)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.0)  # decay would move what no gradient does
     model(**small_batch()).loss.backward()
     optimizer.step()
     unmoved = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]

@@ -200,6 +200,11 @@ print(json.dumps(detector(json.loads(sys.argv[3]))))
             assert result["effort"] == expected["effort"]
 
 
+def test_a_model_saved_alone_names_no_pipeline_whose_file_is_not_there(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+
+
 def test_the_repository_is_a_pipelines_folder_as_training_writes_it(folder):
     trained, embedded = (json.loads((path / "config.json").read_text()) for path in (folder, ROOT))
     assert embedded["custom_pipelines"] == trained["custom_pipelines"]
