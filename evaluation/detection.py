@@ -78,7 +78,10 @@ def score(detector, prompts: Sequence[str], responses: Sequence[str | None] | No
 
 
 def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
-    """Binary, per-category and calibration figures on labelled pairs, with 95 % bootstrap intervals over prompts."""
+    """Binary, per-category and calibration figures on labelled pairs, with 95 % bootstrap intervals over prompts.
+
+    `None` stands for a figure that these pairs leave undefined: of safe ones alone there is no F1, for instance.
+    """
     scores = score(detector, test["prompt"], test["response"])
     labels: np.ndarray = np.greater(test["labels"], 0.5)  # (N, 14)
     threshold = detector.config.binary_threshold
@@ -99,8 +102,9 @@ def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
         }
         for index, category in enumerate(detector.config.categories)
     }
-    names = ("binary_f1", "auprc", "micro_f1", "macro_f1", "map", "ece", "category_ece")
-    curve = {} if harmful.all() or not harmful.any() else {"roc": roc(scores.max_risk, harmful, TABLE_3_THRESHOLDS)}
+    names = ("auprc", "micro_f1", "macro_f1", "map", "ece", "category_ece", "flag_rate_safe", "flag_rate_harmful")
+    has_harmful = bool(harmful.any())
+    curve = {"roc": roc(scores.max_risk, harmful, TABLE_3_THRESHOLDS)} if has_harmful and not harmful.all() else {}
     return {
         "protocol": BEAVERTAILS_PROTOCOL.format(
             cuts="so has each category's own" if detector.config.category_thresholds else "holds for each category"
@@ -108,9 +112,12 @@ def beavertails_report(detector, test: Dataset, metric_folder: Path) -> dict:
         "n": len(test),
         "harmful": int(harmful.sum()),
         "threshold": threshold,
-        **{name: float(metrics[name]) for name in names},
-        "binary_f1_interval": interval(_f1, harmful, flagged, clusters=prompts),
-        "auprc_interval": interval(average_precision_score, harmful, scores.max_risk, clusters=prompts),
+        "binary_f1": metrics["binary_f1"] if has_harmful else None,
+        "binary_f1_interval": interval(_f1, harmful, flagged, clusters=prompts) if has_harmful else None,
+        **{name: None if np.isnan(metrics[name]) else float(metrics[name]) for name in names},
+        "auprc_interval": interval(average_precision_score, harmful, scores.max_risk, clusters=prompts)
+        if has_harmful
+        else None,
         "category_f1": category_f1,
         "calibration": calibration(scores.max_risk, harmful),
         "uncertainty": {

@@ -46,15 +46,16 @@ def _beavertails(figures: dict, parameters: int) -> str:
         for peer in PEERS
     ]
     rows = sorted(
-        [(figures["binary_f1"] * 100, ours)] + [(p.beavertails, r) for p, r in zip(PEERS, peers, strict=True)],
+        [(100 * (figures["binary_f1"] or 0), ours)] + [(p.beavertails, r) for p, r in zip(PEERS, peers, strict=True)],
         key=lambda row: -row[0],
     )
     other = markdown_table(
-        ["AUPRC × 100", "micro-F1 × 100", "macro-F1 × 100", "mAP × 100", "ECE × 100", "threshold"],
+        ["AUPRC × 100", "micro-F1 × 100", "macro-F1 × 100", "mAP × 100", "ECE × 100", "threshold", "FPR %", "recall %"],
         [
             [_with_interval(figures["auprc"], figures["auprc_interval"])]
             + [_percent(figures[name]) for name in ("micro_f1", "macro_f1", "map", "ece")]
             + [f"{figures['threshold']:.3f}"]
+            + [_percent(figures[name]) for name in ("flag_rate_safe", "flag_rate_harmful")]
         ],
     )
     return "\n\n".join(

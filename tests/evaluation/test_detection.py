@@ -95,9 +95,21 @@ def test_beavertails_figures_agree_with_those_by_hand_at_the_checkpoints_own_thr
     assert beavertails["threshold"] == 0.75
     # Flagged: 1 for theft, 3 for violence.
     figures = {"binary_f1": 2 / 5, "auprc": 29 / 36, "micro_f1": 2 / 5, "macro_f1": 1 / 3, "map": 2 / 3}
+    figures |= {"flag_rate_safe": 1 / 2, "flag_rate_harmful": 1 / 3}
     assert {name: beavertails[name] for name in figures} == pytest.approx(figures)
     # Every highest risk has a bin of fifteen of its own, so each is held against its own outcome.
     assert beavertails["ece"] == pytest.approx((0.1 + 0.3 + 0.8 + 0.6 + 0.2) / 5, abs=1e-6)
+
+
+def test_of_safe_pairs_alone_the_share_flagged_is_known_and_no_figure_that_needs_harm():
+    pairs = labelled_pairs().filter(lambda row: not any(row["labels"]))
+    detector = KnownDetector({key: risk for key, (risk, _) in PAIRS.items()}, threshold=0.75)
+    report = beavertails_report(detector, pairs, METRIC)
+    assert report["flag_rate_safe"] == 1 / 2
+    undefined = ("binary_f1", "binary_f1_interval", "auprc", "auprc_interval", "map", "flag_rate_harmful")
+    assert [report[name] for name in undefined] == [None] * 6
+    strict = json.dumps({"beavertails": report, "parameters": 22_700_000}, allow_nan=False)
+    assert "50.0" in detection_markdown(json.loads(strict))
 
 
 def test_beavertails_categories_have_their_own_f1_and_positives(beavertails):

@@ -26,6 +26,8 @@ def beavertails(binary_f1=0.851):
         "map": 0.65,
         "ece": 0.0512,
         "category_ece": 0.02,
+        "flag_rate_safe": 0.29,
+        "flag_rate_harmful": 0.83,
         "uncertainty": {
             "protocol": "How spread counts.",
             "groups": [{"spread": 0.125, "n": 300, "errors": 0.04, "interval": [0.02, 0.07]}],
@@ -99,6 +101,8 @@ def test_the_other_figures_of_beavertails():
         "mAP × 100": "65.0",
         "ECE × 100": "5.1",
         "threshold": "0.432",
+        "FPR %": "29.0",
+        "recall %": "83.0",
     }
     assert "## BeaverTails test split (3,021 pairs, 1,733 harmful)" in markdown
     assert "How pairs count." in markdown
