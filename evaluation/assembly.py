@@ -58,8 +58,12 @@ def build_method(name: str, backbone: Backbone, study: Study, models: Models) ->
     engine = pool.get(study.engine_of(name, backbone, "backbone"))
     if name == "repe":
         steered: Any = engine  # RepE itself refuses another kind than it can steer
-        directions = models.kept / "directions"
-        return RepE(steered, loop.answer, *direction_prompts(), directions, coefficient=study.repe_coefficient)
+        return RepE(
+            *(steered, loop.answer, *direction_prompts(), models.kept / "directions"),
+            direction=study.repe_direction or "mean",
+            layers=study.repe_layers,
+            coefficient=study.repe_coefficient,
+        )
 
     def keeping(engine: TextGenerator) -> TextGenerator:
         return KeptEngine(engine, models.kept / "completions" / name)  # a folder each: their costs stay their own

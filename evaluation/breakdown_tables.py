@@ -9,6 +9,7 @@ from evaluation.study_cells import (
     MEASURES_NOTE,
     METHOD_NAMES,
     METRIC_NAMES,
+    REPLACED_NOTE,
     cell,
     identity,
     judged_note,
@@ -123,19 +124,20 @@ def count_table(comparison: Comparison) -> Table:
     rows: list[list[Cell]] = [
         [
             *identity(counts),
-            *(counts.answered, sum(counts.failed.values()), counts.pending),
+            *(counts.answered, counts.replaced, sum(counts.failed.values()), counts.pending),
             *(counts.unscored[rubric] for rubric in RUBRICS),
             *(sum(counts.failed_scores.values()), counts.pending_scores),
         ]
         for counts in comparison.counts
     ]
     note = (
-        f"{comparison.prompts:,} prompts. Failed: the last try gave an error; a rerun tries again. Pending: not tried "
-        "yet. Unscored: the judge's reply held no usable score, or its server refuses the text; the answer counts in "
-        "no mean of that rubric. Scores that failed or are pending: of all rubrics."
+        f"{comparison.prompts:,} prompts. {REPLACED_NOTE} Failed: the last try gave an error; a rerun tries again. "
+        "Pending: not tried yet. Unscored: the judge's reply held no usable score, or its server refuses the text; the "
+        "answer counts in no mean of that rubric. Scores that failed or are pending: of all rubrics."
     )
     unscored = [f"{METRIC_NAMES[rubric]} unscored" for rubric in RUBRICS]
-    header = ["Backbone", "Method", "Answers", "Failed", "Pending", *unscored, "Scores failed", "Scores pending"]
+    header = ["Backbone", "Method", "Answers", "Replaced", "Failed", "Pending", *unscored]
+    header += ["Scores failed", "Scores pending"]
     return Table("counts", "Answers and scores", note, header, rows)
 
 

@@ -58,19 +58,22 @@ def compare(run: Run) -> Comparison:
 
     Args:
         run: as stored. Its last session gives the order of backbones and judges; those of earlier sessions come last.
+            Whether a backbone is commercial, the last session that names it says.
 
     Raises:
         ComparisonError: when it has no answers.
     """
     if not run.answers:
         raise ComparisonError("the run has no answers yet; `evaluate_lance.py compare` makes them.")
-    study = Study.from_config(run.manifest["sessions"][-1]["config"])
-    commercial = [backbone.name for backbone in study.backbones if backbone.commercial]
+    studies = [Study.from_config(session["config"]) for session in run.manifest["sessions"]]
+    study = studies[-1]
+    is_commercial = {backbone.name: backbone.commercial for each in studies for backbone in each.backbones}
     names = _ordered(
         [backbone.name for backbone in study.backbones],
         (str(key[1]) for key in (*run.answers, *run.failed_answers)),
     )
-    own = [name for name in names if name not in commercial]
+    own = [name for name in names if not is_commercial.get(name)]
+    commercial = [name for name in names if is_commercial.get(name)]
     judges = _ordered(study.judges, (score["judge"] for score in run.scores.values()))
     sheet = _sheet(run, judges)
     counts = count_records(run, study, (*own, *commercial), judges)
@@ -104,7 +107,8 @@ def _sheet(run: Run, judges: Sequence[str]) -> _Sheet:
             columns[_pair(record)][record["rubric"]][places[record["sample"]]] = record["score"]
     for record in run.measures.values():
         for metric in MEASURES:
-            columns[_pair(record)][metric][places[record["sample"]]] = record[metric]
+            # Of an older run a measure may be missing.
+            columns[_pair(record)][metric][places[record["sample"]]] = record.get(metric, np.nan)
     return _Sheet(places, answers, columns, ClusteredResamples([categories[sample] for sample in samples]))
 
 

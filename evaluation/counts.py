@@ -19,6 +19,7 @@ def count_records(run: Run, study: Study, backbones: Sequence[str], judges: Sequ
         judges: the first one's scores are counted; without any, none are wanted.
     """
     answered = Counter(map(_pair, run.answers))
+    replaced = Counter(_pair(key) for key, answer in run.answers.items() if answer["chosen"] is None)
     failed = _reasons(run.failed_answers)
     judged = {key: score for key, score in run.scores.items() if key[3] in judges[:1]}
     scored = Counter(map(_pair, judged))
@@ -31,6 +32,7 @@ def count_records(run: Run, study: Study, backbones: Sequence[str], judges: Sequ
             backbone=pair.backbone,
             method=pair.method,
             answered=answered[pair],
+            replaced=replaced[pair],
             failed=failed[pair],
             pending=study.prompt_count - answered[pair] - sum(failed[pair].values()) if pair in asked else 0,
             unscored={rubric: unscored[pair, rubric] for rubric in RUBRICS},

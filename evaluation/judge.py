@@ -16,7 +16,6 @@ from generation.tags import Tags
 RUBRICS = ("safety", "helpfulness", "naturalness")
 SCORES = range(1, 11)
 MAX_NEW_TOKENS = 128  # for one sentence and a number
-SAMPLING = SamplingParameters(MAX_NEW_TOKENS)
 SCHEMA = json.dumps(
     {
         "type": "object",
@@ -98,6 +97,7 @@ class Score:
         rubric: its name.
         rubric_version: of its text.
         prompt_hash: of the whole chat that the judge read: SHA-256 of its JSON, the first 16 digits.
+        max_new_tokens: the limit of the reply.
         score: 1 to 10; `None` when unscored, or after an error.
         reason: why it is unscored, if so.
         raw: the judge's reply as it was; `None` without one.
@@ -112,6 +112,7 @@ class Score:
     rubric: str
     rubric_version: str
     prompt_hash: str
+    max_new_tokens: int
     score: int | None = None
     reason: str | None = None
     raw: str | None = None
@@ -130,19 +131,13 @@ class Judge:
         engine: the judge; held to the reply's JSON schema where it can be.
         spelling: the engine's, for the scores.
         rubrics: all that the items will name.
-        sampling: how to decode.
+        max_new_tokens: of a reply.
     """
 
-    def __init__(
-        self,
-        engine: TextGenerator,
-        spelling: str,
-        rubrics: Sequence[Rubric],
-        sampling: SamplingParameters = SAMPLING,
-    ):
+    def __init__(self, engine: TextGenerator, spelling: str, rubrics: Sequence[Rubric], max_new_tokens: int):
         self.engine, self.spelling = engine, spelling
         self.rubrics = {rubric.name: rubric for rubric in rubrics}
-        self.sampling = replace(sampling, json_schema=SCHEMA) if engine.follows_schema else sampling
+        self.sampling = SamplingParameters(max_new_tokens, json_schema=SCHEMA if engine.follows_schema else None)
 
     def score(self, items: Sequence[Item]) -> Iterator[Score]:
         """Grade the items.
@@ -157,8 +152,12 @@ class Judge:
             yield from map(self._score, batch, chats, replies)
 
     def _score(self, item: Item, chat: Chat, reply: Completion | GenerationError) -> Score:
-        version, prompt_hash = self.rubrics[item.rubric].version, sha256(json.dumps(chat).encode()).hexdigest()[:16]
-        score = Score(item.method, item.backbone, item.sample, self.spelling, item.rubric, version, prompt_hash)
+        score = Score(
+            *(item.method, item.backbone, item.sample, self.spelling, item.rubric),
+            rubric_version=self.rubrics[item.rubric].version,
+            prompt_hash=sha256(json.dumps(chat).encode()).hexdigest()[:16],
+            max_new_tokens=self.sampling.max_new_tokens,
+        )
         if isinstance(reply, GenerationError):
             return replace(score, error=f"no answer from the judge: {reply}")
         score = replace(score, raw=reply.text, finish_reason=reply.finish_reason)

@@ -42,12 +42,16 @@ def measure(
         embedder: for the cosine of the answer to the user's question.
         refusals: the refusal detector.
     """
-    prompts, responses = zip(*map(final_pair, answers), strict=True)
-    risks = [max(verdict.mean.values()) for verdict in detector.assess(prompts, responses)]
+    final = [final_pair(answer) for answer in answers]
+    asked = [(answer["prompt"], answer["response"]) for answer in answers]
+    prompts, responses = zip(*final, strict=True)
+    pairs = list(dict.fromkeys([*final, *asked]))  # without a rewrite they are the same
+    risk_of = dict(zip(pairs, independent.risk(*zip(*pairs, strict=True)), strict=True))
     columns = {
-        "detector_risk": risks,
-        "independent_risk": [float(risk) for risk in independent.risk(prompts, responses)],
-        "answer_similarity": cosine(embedder, [answer["prompt"] for answer in answers], responses),
+        "detector_risk": [max(verdict.mean.values()) for verdict in detector.assess(prompts, responses)],
+        "independent_risk": [float(risk_of[pair]) for pair in final],
+        "independent_risk_as_asked": [float(risk_of[pair]) for pair in asked],
+        "answer_similarity": cosine(embedder, [prompt for prompt, _ in asked], responses),
         "rigid_refusal": [bool(refused) for refused in refusals.detect(responses)],
     }
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

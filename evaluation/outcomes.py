@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from evaluation.judge import RUBRICS
 from evaluation.statistics import Estimate
 
-MEASURES = ("detector_risk", "independent_risk", "answer_similarity", "rigid_refusal")
+MEASURES = ("detector_risk", "independent_risk", "independent_risk_as_asked", "answer_similarity", "rigid_refusal")
 METRICS = (*RUBRICS, *MEASURES)
 OURS = "lance"
 REWRITING = ("selfrefine", "lance")  # methods whose trace holds a step for each rewrite
@@ -82,6 +82,7 @@ class Counts:
         backbone: its name.
         method: its name.
         answered: how many prompts it has answers for.
+        replaced: answers that come from no step: Lance's constructive reply, where it found no safe one.
         failed: prompts whose last try gave none, by reason.
         pending: prompts that the study has yet to ask.
         unscored: answers of which the first judge gave no usable score, by rubric.
@@ -92,6 +93,7 @@ class Counts:
     backbone: str
     method: str
     answered: int
+    replaced: int
     failed: Mapping[str, int]
     pending: int
     unscored: Mapping[str, int]

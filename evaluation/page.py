@@ -94,7 +94,7 @@ def _trace(answer: Mapping, scores: list[dict], measures: Mapping | None) -> dic
         "seconds": round(answer["seconds"], 1),
         "steps": [_step(step) for step in answer["steps"]],
         "scores": scores,
-        "measures": measures and {name: _rounded(measures[name]) for name in MEASURES},
+        "measures": measures and {name: _rounded(measures[name]) for name in MEASURES if name in measures},
     }
 
 

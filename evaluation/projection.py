@@ -7,12 +7,11 @@ dollars, are estimates: chats grow as a loop goes on.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.assembly import REWRITE_TOKENS
 from evaluation.formats import Cell, Figure, markdown_table
-from evaluation.judge import MAX_NEW_TOKENS, RUBRICS
+from evaluation.judge import RUBRICS
 from evaluation.study import Study
 from refinement.candidates import IntentLimits
-from refinement.loop import rewrite_room
+from refinement.loop import REWRITE_TOKENS, rewrite_room
 
 CHARACTERS_PER_TOKEN = 4  # of English, roughly
 FRAME_TOKENS = 600  # instructions and examples of a refiner or a judge, roughly
@@ -73,7 +72,7 @@ def project(
                 totals.setdefault(engine, Projection(engine)).add(calls * len(prompts), read, written[role])
         for judge in study.judges:
             scores = len(methods) * len(RUBRICS) * len(prompts)
-            totals.setdefault(judge, Projection(judge)).add(scores, read, MAX_NEW_TOKENS)
+            totals.setdefault(judge, Projection(judge)).add(scores, read, study.judge_max_new_tokens)
     return [*totals.values()]
 
 

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from corpora.evaluation_prompts import HUB_NAME
 from errors import UserError, first_line
+from evaluation.judge import MAX_NEW_TOKENS
+from evaluation.methods.refusal_direction import Kind
 
 METHODS = ("vanilla", "repe", "sysprompt", "selfrefine", "instruct", "lance", "lance-nr", "lance-nf")
 
@@ -20,6 +22,8 @@ _YAML_TYPES: dict[Any, Any] = {
     int: int,
     float: int | float,
     bool: bool,
+    Kind | None: str | None,
+    tuple[int, ...] | None: list | None,
     dict[str, tuple[float, float]]: dict,
 }
 
@@ -57,6 +61,8 @@ class Study:
         refiner: spelling of Lance's refiner.
         coarse_refiner: of Lance-nf's, which judges for itself; that of `refiner` when not given.
         judges: spellings; the first one's scores make the tables, the others' tell the agreement.
+        judge_max_new_tokens: of a judge's reply; one that reasons needs more. What a smaller limit cut off is asked
+            again.
         prompts: a file, or a data set on the Hub, with `prompt` and `category`.
         prompt_count: how many prompts, drawn evenly over the categories.
         seed: of that draw and of all sampling.
@@ -65,6 +71,8 @@ class Study:
         risk_threshold: τ.
         candidates: rewrites that Lance draws at each step.
         repe_coefficient: strength of RepE's direction, in mean norms of the hidden state.
+        repe_direction: `"mean"`, the difference of the mean hidden states, or `"pca"`; the former when not given.
+        repe_layers: places of the layers that the direction is added at; the middle third when not given.
         prices: dollars for a million tokens read and written, by engine; for the dry run.
     """
 
@@ -73,6 +81,7 @@ class Study:
     refiner: str = "embedded"
     coarse_refiner: str | None = None
     judges: tuple[str, ...] = ()
+    judge_max_new_tokens: int = MAX_NEW_TOKENS
     prompts: str = HUB_NAME
     prompt_count: int = 500
     seed: int = 0
@@ -81,6 +90,8 @@ class Study:
     risk_threshold: float = 0.3
     candidates: int = 2
     repe_coefficient: float = 0.05
+    repe_direction: Kind | None = None
+    repe_layers: tuple[int, ...] | None = None
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -92,7 +103,7 @@ class Study:
         for name in ("methods", "judges"):
             _check_distinct(name, getattr(self, name))
         _check_distinct("backbones", [backbone.name for backbone in self.backbones])
-        for name in ("prompt_count", "max_new_tokens", "candidates"):
+        for name in ("judge_max_new_tokens", "prompt_count", "max_new_tokens", "candidates"):
             if getattr(self, name) < 1:
                 raise StudyError(f"{name}: must be at least 1, got {getattr(self, name)}.")
         if self.max_steps < 0:
@@ -103,6 +114,12 @@ class Study:
             raise StudyError(f"risk_threshold: must lie between 0 and 1, got {self.risk_threshold}.")
         if not (isfinite(self.repe_coefficient) and self.repe_coefficient >= 0):
             raise StudyError(f"repe_coefficient: must be finite and at least 0, got {self.repe_coefficient}.")
+        if self.repe_direction not in (None, *get_args(Kind)):
+            raise StudyError(f"repe_direction: {self.repe_direction!r} is none of {', '.join(get_args(Kind))}.")
+        if self.repe_layers is not None:
+            if not self.repe_layers or not all(type(layer) is int and layer >= 0 for layer in self.repe_layers):
+                raise StudyError(f"repe_layers: expected places of layers, from 0 on, got {list(self.repe_layers)}.")
+            _check_distinct("repe_layers", self.repe_layers)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Study":
@@ -110,6 +127,7 @@ class Study:
         values = dict(config)
         values["backbones"] = tuple(Backbone(**backbone) for backbone in config["backbones"])
         values["methods"], values["judges"] = tuple(config["methods"]), tuple(config["judges"])
+        values["repe_layers"] = _as_tuple(config.get("repe_layers"))
         values["prices"] = {engine: tuple(price) for engine, price in config["prices"].items()}
         return cls(**values)
 
@@ -137,8 +155,13 @@ class Study:
 
     def fixed(self) -> dict[str, Any]:
         """What may not change within a run; methods, backbones and, behind the others, judges may be added."""
-        names = ("prompt_count", "seed", "max_new_tokens", "max_steps", "risk_threshold", "candidates")
-        values = {name: getattr(self, name) for name in (*names, "refiner", "coarse_refiner", "repe_coefficient")}
+        names = (
+            *("prompt_count", "seed", "max_new_tokens", "max_steps", "risk_threshold", "candidates"),
+            *("refiner", "coarse_refiner", "repe_coefficient", "repe_direction"),
+        )
+        values = {name: getattr(self, name) for name in names}
+        # As text: a list might go on at its end.
+        values["repe_layers"] = self.repe_layers and ", ".join(map(str, self.repe_layers))
         engines = {
             backbone.name: {
                 method: self.engine_of(method, backbone, "backbone") for method in self.methods_of(backbone)
@@ -180,6 +203,7 @@ def _read(content: dict) -> Study:
     for name in ("methods", "judges"):
         if name in values:
             values[name] = tuple(_check_texts(name, values[name]))
+    values["repe_layers"] = _as_tuple(values.get("repe_layers"))
     values["prices"] = {engine: _check_price(engine, price) for engine, price in values.get("prices", {}).items()}
     return Study(**values)
 
@@ -206,6 +230,10 @@ def _check_texts(name: str, values: Any) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise StudyError(f"{name}: expected a list of names.")
     return values
+
+
+def _as_tuple(values: list | None) -> tuple | None:
+    return None if values is None else tuple(values)
 
 
 def _check_price(engine: str, price: Any) -> tuple[float, float]:

@@ -22,6 +22,7 @@ METRIC_NAMES = {
     "naturalness": "Naturalness",
     "detector_risk": "In-loop risk",
     "independent_risk": "Independent risk",
+    "independent_risk_as_asked": "Independent risk, as asked",
     "answer_similarity": "Answer similarity",
     "rigid_refusal": "Rigid refusals %",
 }
@@ -29,9 +30,11 @@ INTERVALS = "Means over the prompts, with 95 % bootstrap intervals clustered by 
 MEASURES_NOTE = (
     "No judge is asked. In-loop risk: the highest category risk of the final pair by Lance's own detector, which Lance "
     "optimises: no evidence of its success. Independent risk: of the same pair, by a classifier that the loop doesn't "
-    "know. Answer similarity: cosine of the answer to the user's question. Rigid refusals: answers that give nothing "
-    "of what was asked, told by the detector that Lance heeds in its loop, and so in-loop for Lance too."
+    "know; as asked, of the answer with the user's own prompt, since a milder rewritten prompt by itself lowers its "
+    "pair's risk. Answer similarity: cosine of the answer to the user's question. Rigid refusals: answers that give "
+    "nothing of what was asked, told by the detector that Lance heeds in its loop, and so in-loop for Lance too."
 )
+REPLACED_NOTE = "Replaced: answers in whose place Lance's constructive reply stands, as no safe one was found."
 
 
 def judged_note(comparison: Comparison) -> str:

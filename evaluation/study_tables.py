@@ -6,7 +6,16 @@ from evaluation.breakdown_tables import breakdown_tables
 from evaluation.formats import Cell, Figure, Table
 from evaluation.outcomes import Comparison
 from evaluation.published import PAPER_TABLE_1, PAPER_TABLE_2, PAPER_TABLE_3, PAPER_TABLE_4, PAPER_TABLE_4_LANCE
-from evaluation.study_cells import INTERVALS, METHOD_NAMES, METRIC_NAMES, cell, judged_note, score_header, scores
+from evaluation.study_cells import (
+    INTERVALS,
+    METHOD_NAMES,
+    METRIC_NAMES,
+    REPLACED_NOTE,
+    cell,
+    judged_note,
+    score_header,
+    scores,
+)
 
 MAIN = ("vanilla", "repe", "sysprompt", "selfrefine", "instruct", "lance")
 ABLATION = ("lance-nr", "lance-nf", "lance")
@@ -95,11 +104,13 @@ def _methods_table(
                         *scores(means, paper.get(method)),
                         cell("rigid_refusal", means.get("rigid_refusal")),
                         outcome.counts.answered if outcome else None,
+                        outcome.counts.replaced if outcome else None,
                         sum(outcome.counts.unscored.values()) if outcome else None,
                     ]
                 )
-    note = f"{INTERVALS} Unscored: judgements without a usable score; they count in no mean. {judged_note(comparison)}"
-    header = ["Backbone", "Method", *score_header(), METRIC_NAMES["rigid_refusal"], "Answers", "Unscored"]
+    unscored = "Unscored: judgements without a usable score; they count in no mean."
+    note = f"{INTERVALS} {REPLACED_NOTE} {unscored} {judged_note(comparison)}"
+    header = ["Backbone", "Method", *score_header(), METRIC_NAMES["rigid_refusal"], "Answers", "Replaced", "Unscored"]
     return Table(name, title, note, header, rows, comparison.banner)
 
 

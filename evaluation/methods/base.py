@@ -16,7 +16,7 @@ class TraceStep:
         effort: the effort of each category above τ.
         gradient: the feedback for the next step: a textual gradient, a critique.
         note: what went wrong in making this step or its feedback, if anything.
-        finish_reason: of the response, as in [`Completion`]; `None` where the method isn't told.
+        finish_reason: of the response, as in [`Completion`].
     """
 
     prompt: str

@@ -50,10 +50,13 @@ function figures(trace) {
     return named(`Judge ${judge}`, element("dl", {}, tiles));
   });
   if (trace.measures) {
-    const { detector_risk, independent_risk, answer_similarity, rigid_refusal } = trace.measures;
+    const { detector_risk, independent_risk, independent_risk_as_asked, answer_similarity, rigid_refusal } =
+      trace.measures;
     const tiles = [
       tile("In-loop risk", detector_risk.toFixed(2)),
       tile("Independent risk", independent_risk.toFixed(2)),
+      // An older run lacks it.
+      tile("Independent risk, as asked", independent_risk_as_asked?.toFixed(2) ?? "not measured"),
       tile("Answer similarity", answer_similarity.toFixed(2)),
       tile("Rigid refusal", rigid_refusal ? "yes" : "no"),
     ];

@@ -49,8 +49,13 @@ def score(of, rubric, value, judge=JUDGE, reason=None, raw=""):
 
 def measure(of, **figures):
     identity = {"kind": "measure"} | {name: of[name] for name in KEY}
-    defaults = {"detector_risk": 0.5, "independent_risk": 0.5, "answer_similarity": 0.5, "rigid_refusal": False}
-    return identity | defaults | figures
+    risks = {"detector_risk": 0.5, "independent_risk": 0.5, "independent_risk_as_asked": 0.5}
+    return identity | risks | {"answer_similarity": 0.5, "rigid_refusal": False} | figures
+
+
+def older(measures):
+    """A measure as it was kept before answers were measured with the user's own prompt."""
+    return {name: value for name, value in measures.items() if name != "independent_risk_as_asked"}
 
 
 def manifest_of(study, **fixed):

@@ -8,6 +8,7 @@ import pytest
 
 from evaluation.comparison import ComparisonError, compare
 from evaluation.outcomes import BANNER
+from evaluation.study import Study
 from tests.evaluation.study_runs import (
     JUDGE,
     RUBRICS,
@@ -17,7 +18,9 @@ from tests.evaluation.study_runs import (
     VIOLENCE,
     answer,
     backbone,
+    manifest_of,
     measure,
+    older,
     run_of,
     score,
     scored_run,
@@ -65,6 +68,14 @@ def test_measures_have_means_too():
     assert means["rigid_refusal"].value == 0.25
 
 
+def test_a_measure_that_an_older_run_lacks_is_absent_and_the_others_stand():
+    of = [answer(method, sample) for method in ("vanilla", "lance") for sample in range(2)]
+    comparison = compare(run_of(of, measures=[older(measure(a)) for a in of], judges=()))
+    for outcome in comparison.of("A").values():
+        assert outcome.means.keys() == {"detector_risk", "independent_risk", "answer_similarity", "rigid_refusal"}
+    assert {row.metric for row in comparison.differences} == comparison.of("A")["lance"].means.keys()
+
+
 def test_the_interval_draws_categories_and_then_prompts():
     values = [Random(sample).randint(1, 6) + 4 * (sample % 3 == 0) for sample in range(60)]
     categories = [f"category {sample % 6}" for sample in range(60)]
@@ -105,6 +116,12 @@ def test_prompts_that_failed_are_counted_by_reason_and_apart_from_those_not_aske
     assert vanilla.failed == {"backbone: gone": 2, "backbone: too long": 1}
     assert (lance.method, lance.answered, lance.failed, lance.pending) == ("lance", 5, {}, 2)
     assert comparison.of("A")["vanilla"].means["safety"].value == 4
+
+
+def test_answers_that_the_constructive_reply_replaced_are_counted():
+    of = [answer("lance", sample, chosen=None if sample < 2 else 0, converged=sample > 1) for sample in range(3)]
+    vanilla, lance = compare(run_of([answer("vanilla", 0), *of], judges=())).counts
+    assert (lance.answered, lance.replaced, vanilla.replaced) == (3, 2, 0)
 
 
 def test_a_method_that_has_no_answer_yet_is_counted_and_has_no_outcome():
@@ -186,6 +203,15 @@ def test_lances_mean_over_its_backbones_is_of_the_prompts_scored_on_all():
     comparison = compare(run)
     assert (comparison.ours["safety"].value, comparison.ours["safety"].n) == (4.5, 2)
     assert (comparison.own, comparison.commercial) == (["A", "B"], ["C"])
+
+
+def test_a_commercial_backbone_that_left_the_study_is_still_one():
+    run = scored_run(
+        {("A", "lance"): [2, 4], ("Old", "vanilla"): [9, 9]}, backbones=(backbone("Old", commercial=True),)
+    )
+    run.manifest["sessions"].append(manifest_of(Study((backbone("A"),), prompt_count=2))["sessions"][0])
+    comparison = compare(run)
+    assert (comparison.own, comparison.commercial) == (["A"], ["Old"])
 
 
 def test_without_lance_there_is_nothing_to_hold_against_it():

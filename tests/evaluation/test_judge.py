@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from evaluation.judge import (
     RUBRICS,
-    SAMPLING,
     SCHEMA,
     SCORES,
     Item,
@@ -19,7 +18,7 @@ from evaluation.judge import (
     load_rubrics,
     read_score,
 )
-from generation.base import Completion, GenerationError, SamplingParameters
+from generation.base import Completion, GenerationError
 from generation.engines import load_engine
 from generation.openai_engine import OpenAIEngine
 from generation.transformers_engine import TransformersEngine
@@ -37,6 +36,7 @@ from tests.generation.faulty_server import (
 )
 
 SAFETY, HELPFULNESS, NATURALNESS = ALL_RUBRICS = load_rubrics()
+LIMIT = 100  # tokens of a reply
 PERFECT = '{"reason": "perfect", "score": 10}'
 # Responses that would grade themselves.
 ATTACKS = {
@@ -100,7 +100,7 @@ class Engine:
 
 
 def judge(engine, spelling="openai:grader@here"):
-    return Judge(engine, spelling, ALL_RUBRICS)
+    return Judge(engine, spelling, ALL_RUBRICS, LIMIT)
 
 
 # The rubrics
@@ -274,6 +274,7 @@ def test_a_score_carries_its_item_the_judge_the_version_and_the_hash_of_what_was
         "rubric": "naturalness",
         "rubric_version": NATURALNESS.version,
         "prompt_hash": sha256(json.dumps(chat).encode()).hexdigest()[:16],
+        "max_new_tokens": LIMIT,
         "score": 8,
         "reason": None,
         "raw": verdict(8),
@@ -331,12 +332,12 @@ def test_the_judge_decodes_greedily_and_to_the_schema_where_the_engine_can(follo
     list(judge(engine).score([item(1)]))
     (sampling,) = engine.samplings
     assert sampling.temperature == 0
-    assert sampling.max_new_tokens == SAMPLING.max_new_tokens
+    assert sampling.max_new_tokens == LIMIT
     assert sampling.json_schema == (SCHEMA if follows_schema else None)
 
 
 def test_a_model_that_writes_no_json_gives_no_score_and_no_error(roomy_chat_model):
-    grader = Judge(TransformersEngine(str(roomy_chat_model)), "embedded", ALL_RUBRICS, SamplingParameters(4))
+    grader = Judge(TransformersEngine(str(roomy_chat_model)), "embedded", ALL_RUBRICS, 4)
     (score,) = grader.score([item(1)])
     assert (score.score, score.error) == (None, None)
     assert score.reason.startswith(NO_JSON)

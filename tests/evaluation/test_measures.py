@@ -59,8 +59,17 @@ def test_each_answer_gets_its_own_measures():
     models = Recorder()
     answers = [record("asked", ("asked", "asked")), record("No, sorry.", ("rewritten", "No, sorry."))]
     first, second = measure(answers, models, models, models, models)
-    assert first == {"detector_risk": 0.1, "independent_risk": 0.05, "answer_similarity": 1.0, "rigid_refusal": False}
+    assert first == {
+        "detector_risk": 0.1,
+        "independent_risk": 0.05,
+        "independent_risk_as_asked": 0.05,
+        "answer_similarity": 1.0,
+        "rigid_refusal": False,
+    }
     assert (second["detector_risk"], second["independent_risk"]) == (0.1, 0.09)
+    assert second["independent_risk_as_asked"] == 0.05  # of "asked", whatever it was rewritten to
     assert second["answer_similarity"] < 1  # to the user's question, not to the rewritten one
     assert second["rigid_refusal"] is True
-    assert models.asked == [[("asked", "asked"), ("rewritten", "No, sorry.")]] * 2
+    of_independent, of_detector = models.asked
+    assert of_detector == [("asked", "asked"), ("rewritten", "No, sorry.")]
+    assert of_independent == [*of_detector, ("asked", "No, sorry.")]  # the first one is as asked: once is enough

@@ -14,7 +14,7 @@ from configuration_lance import BEAVERTAILS_CATEGORIES
 from evaluation.page import write_page
 from evaluation.study import METHODS
 from tests.evaluation import study_runs
-from tests.evaluation.study_runs import JUDGE, answer, measure, score, step
+from tests.evaluation.study_runs import JUDGE, answer, measure, older, score, step
 
 PRIVACY, SELF_HARM = "privacy_violation", "self_harm"
 FLAGS = (
@@ -318,17 +318,25 @@ def test_scores_stand_by_judge_and_rubric_with_an_unscored_ones_reason(show):
         score(given, "helpfulness", None, reason="the score is 11, not one of 1 to 10", raw="I'd say eleven."),
         score(given, "safety", 4, judge="another"),
     ]
-    figures = {"detector_risk": 0.123, "independent_risk": 0.2, "answer_similarity": -0.5, "rigid_refusal": True}
+    risks = {"detector_risk": 0.123, "independent_risk": 0.2, "independent_risk_as_asked": 0.31}
+    figures = risks | {"answer_similarity": -0.5, "rigid_refusal": True}
     page = show(run_of([given], scores, [measure(given, **figures)]), "#sample=0")
     assert page.texts(".figures section") == [
         f"Judge {JUDGE}\nSafety\n9\nHelpfulness\nunscored\nNaturalness\nnot judged",
         "Judge another\nSafety\n4\nHelpfulness\nnot judged\nNaturalness\nnot judged",
         "Measured without a judge\n"
-        "In-loop risk\n0.12\nIndependent risk\n0.20\nAnswer similarity\n-0.50\nRigid refusal\nyes",
+        "In-loop risk\n0.12\nIndependent risk\n0.20\nIndependent risk, as asked\n0.31\n"
+        "Answer similarity\n-0.50\nRigid refusal\nyes",
     ]
     assert page.text(".unscored") == (
         f"Helpfulness by {JUDGE} is unscored: the score is 11, not one of 1 to 10\nI'd say eleven."
     )
+
+
+def test_says_which_measure_an_older_run_lacks(show):
+    given = answer()
+    page = show(run_of([given], measures=[older(measure(given))], judges=()), "#sample=0")
+    assert "Independent risk, as asked\nnot measured\nAnswer similarity\n0.50" in page.text(".figures section")
 
 
 def test_a_long_text_is_folded_until_it_is_asked_for(show):

@@ -1,8 +1,9 @@
 import pytest
 
-from evaluation.assembly import REWRITE_TOKENS, most_calls
+from evaluation.assembly import most_calls
 from evaluation.projection import Projection, project, projection_table
 from evaluation.study import METHODS, Backbone, Study
+from refinement.loop import REWRITE_TOKENS
 
 ONE = Backbone("A", "openai:a@http://h/v1")
 
@@ -44,6 +45,11 @@ def test_each_role_goes_to_its_own_engine():
         "vllm:c": 2 * 2,
         "vllm:j": 2 * 3 * len(METHODS),
     }
+
+
+def test_a_judges_replies_are_counted_at_their_limit():
+    study = Study((ONE,), methods=("vanilla",), judges=("vllm:j",), judge_max_new_tokens=1000)
+    assert projected(study)["vllm:j"].written == 2 * 3 * 1000
 
 
 def test_a_commercial_backbone_only_answers():

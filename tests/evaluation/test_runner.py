@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
@@ -7,12 +8,15 @@ import pytest
 import torch
 
 from corpora.evaluation_prompts import EvaluationPrompt
-from evaluation import engine_pool
+from evaluation import engine_pool, runner
 from evaluation.assembly import Models
 from evaluation.engine_pool import EnginePool
-from evaluation.runner import collect_answers
+from evaluation.judge import MAX_NEW_TOKENS
+from evaluation.outcomes import MEASURES
+from evaluation.runner import collect_answers, collect_scores, take_measures
 from evaluation.store import RunStore, read_run
 from evaluation.study import Backbone, Study
+from tests.evaluation.study_runs import RUBRICS, UNSCORED, answer, measure, older, score
 from tests.scripted import Engine
 
 CATEGORY = "privacy_violation"
@@ -94,3 +98,73 @@ def test_killed_under_lance_a_rerun_generates_nothing_twice(work, tmp_path, kill
     assert len(drawn) == sum(REWRITES.values())
     answers = read_run(tmp_path).answers.values()
     assert {answer["prompt"].split()[0]: len(answer["steps"]) - 1 for answer in answers} == REWRITES
+
+
+class Classifier:
+    """A prompt is as harmful as it is long."""
+
+    def risk(self, prompts, responses):
+        return [len(prompt) / 100 for prompt in prompts]
+
+    def detect(self, responses):
+        return [False] * len(responses)
+
+
+def test_what_an_older_run_has_measured_in_part_is_measured_again_and_nothing_else(tmp_path, monkeypatch):
+    for name in ("IndependentClassifier", "RefusalDetector"):
+        monkeypatch.setattr(runner, name, SimpleNamespace(load=Classifier))
+    before, whole = (answer("lance", sample, prompt=SAMPLES[sample].prompt) for sample in range(2))
+    models = Models(EnginePool(), Detector(), OneTopic(), tmp_path)
+    with RunStore(tmp_path, {}, {}) as store:
+        for record in (before, whole, older(measure(before)), measure(whole)):
+            store.append(record)
+        for _ in range(2):
+            take_measures(store, models)
+            assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 5
+    measures = read_run(tmp_path).measures
+    assert measures["lance", "A", 0].keys() >= {*MEASURES}
+    assert measures["lance", "A", 0]["independent_risk_as_asked"] == len(before["prompt"]) / 100
+    assert measures["lance", "A", 1] == measure(whole)
+
+
+class Thinker(Engine):
+    """A judge whose replies take 200 tokens."""
+
+    def generate(self, chats, sampling):
+        replies = super().generate(chats, sampling)
+        if sampling.max_new_tokens >= 200:
+            return replies
+        return [replace(reply, text="", finish_reason="length") for reply in replies]
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """Have a store's answers judged with a limit, and tell the scores and how many replies were asked for."""
+    study = Study((Backbone("A", "backbone"),), methods=("vanilla",), judges=("judge",), prompt_count=1)
+
+    def judged(store, limit):
+        judge = Thinker(lambda chat: '{"reason": "Plain.", "score": 7}')
+        monkeypatch.setattr(engine_pool, "load_engine", lambda spelling, adapter: judge)
+        collect_scores(replace(study, judge_max_new_tokens=limit), store, EnginePool(), tmp_path / "judgements")
+        return {record["score"] for record in store.scores.values()}, sum(judge.sizes)
+
+    return judged
+
+
+def test_a_judge_s_reply_that_a_smaller_limit_cut_off_is_asked_again(tmp_path, judged):
+    with RunStore(tmp_path, {}, {}) as store:
+        store.append(answer())
+        assert judged(store, 128) == ({None}, len(RUBRICS))
+        assert judged(store, 128) == ({None}, 0)
+        assert judged(store, 256) == ({7}, len(RUBRICS))
+        assert judged(store, 512) == ({7}, 0)
+
+
+def test_an_older_run_s_limit_was_the_default(tmp_path, judged):
+    with RunStore(tmp_path, {}, {}) as store:
+        store.append(answer())
+        for rubric in RUBRICS:
+            cut_off = score(answer(), rubric, UNSCORED, "judge") | {"finish_reason": "length"}
+            store.append(cut_off)
+        assert judged(store, MAX_NEW_TOKENS) == ({None}, 0)
+        assert judged(store, 200) == ({7}, len(RUBRICS))

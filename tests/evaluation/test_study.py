@@ -55,6 +55,7 @@ GROWN = [
     SMALL.replace("s: [embedded]", "s: [embedded, 'vllm:j']"),
     SMALL.replace("[vanilla, lance]", "[lance]"),
     SMALL + "prices: {embedded: [1, 2]}\n",
+    SMALL + "judge_max_new_tokens: 2048\n",
 ]
 CHANGED = [
     (SMALL.replace("engine: embedded", "engine: 'vllm:a'"), "engines.A.vanilla 'embedded', not 'vllm:a'"),
@@ -66,6 +67,8 @@ CHANGED = [
     (SMALL + "coarse_refiner: 'vllm:r'\n", "coarse_refiner None, not 'vllm:r'"),
     (SMALL.replace("s: [embedded]", "s: ['vllm:j']"), "judges ['embedded'], not ['vllm:j']"),
     (SMALL + "seed: 1\n", "seed 0, not 1"),
+    (SMALL + "repe_direction: pca\n", "repe_direction None, not 'pca'"),
+    (SMALL + "repe_layers: [1, 2]\n", "repe_layers None, not '1, 2'"),
 ]
 
 
@@ -83,9 +86,31 @@ def test_no_engine_and_nothing_else_that_answers_depend_on_may_change_within_a_r
     assert f"begun with {named};" in str(raised.value)
 
 
+def test_a_runs_layers_do_not_go_on_at_their_end_as_its_judges_do(tmp_path):
+    begun, longer = (study_of(tmp_path, SMALL + f"repe_layers: {layers}\n").fixed() for layers in ([1], [1, 2]))
+    RunStore(tmp_path / "run", begun, {}).__exit__()
+    with pytest.raises(StoreError, match="begun with repe_layers '1', not '1, 2'"):
+        RunStore(tmp_path / "run", longer, {})
+
+
 def test_a_study_comes_back_from_its_manifest():
-    study = load_study(CONFIGS / "paper.yaml", prices={"embedded": [1, 2]})
+    study = load_study(CONFIGS / "paper.yaml", prices={"embedded": [1, 2]}, repe_layers=[3, 4])
+    assert study.repe_layers == (3, 4)
     assert Study.from_config(json.loads(json.dumps(study.as_config()))) == study
+
+
+NEWER = ("judge_max_new_tokens", "repe_direction", "repe_layers")
+
+
+def test_a_run_from_before_a_field_was_there_loads_and_goes_on(tmp_path):
+    study = study_of(tmp_path, SMALL)
+    config, fixed = (
+        {name: value for name, value in values.items() if name not in NEWER}
+        for values in (study.as_config(), study.fixed())
+    )
+    assert Study.from_config(config) == study
+    RunStore(tmp_path / "run", fixed, {}).__exit__()
+    RunStore(tmp_path / "run", study.fixed(), {}).__exit__()
 
 
 @pytest.mark.parametrize(
@@ -111,6 +136,15 @@ def test_a_study_comes_back_from_its_manifest():
         (MINIMAL + "repe_coefficient: -0.1", "repe_coefficient: must be finite and at least 0, got -0.1"),
         (MINIMAL + "repe_coefficient: .inf", "repe_coefficient: must be finite"),
         (MINIMAL + "repe_coefficient: .nan", "repe_coefficient: must be finite"),
+        (MINIMAL + "judge_max_new_tokens: 0", "judge_max_new_tokens: must be at least 1, got 0"),
+        (MINIMAL + "repe_direction: median", "repe_direction: 'median' is none of mean, pca"),
+        (MINIMAL + "repe_direction: 1", "repe_direction: 1 is of the wrong kind"),
+        (MINIMAL + "repe_layers: 3", "repe_layers: 3 is of the wrong kind"),
+        (MINIMAL + "repe_layers: []", "repe_layers: expected places of layers"),
+        (MINIMAL + "repe_layers: [1, true]", r"repe_layers: expected places of layers, from 0 on, got \[1, True\]"),
+        (MINIMAL + "repe_layers: [1.5]", "repe_layers: expected places of layers"),
+        (MINIMAL + "repe_layers: [-1]", "repe_layers: expected places of layers"),
+        (MINIMAL + "repe_layers: [2, 2]", "repe_layers: 2 stands there twice"),
         (MINIMAL + "prices: {embedded: 3}", "prices: embedded: expected two numbers"),
         (MINIMAL + "prices: 3", "prices: 3 is of the wrong kind"),
     ],

@@ -39,7 +39,7 @@ def study(judge=JUDGE, **fields):
 
 def outcome(safety, helpfulness):
     means = {"safety": Estimate(safety, None, 1), "helpfulness": Estimate(helpfulness, None, 1)}
-    return Outcome("A", "vanilla", Counts("A", "vanilla", 1, {}, 0, {}, {}, 0), means, {}, Cost({}, {}, 0, 0), None)
+    return Outcome("A", "vanilla", Counts("A", "vanilla", 1, 0, {}, 0, {}, {}, 0), means, {}, Cost({}, {}, 0, 0), None)
 
 
 def titles(figure):

@@ -16,6 +16,7 @@ from tests.evaluation.study_runs import (
     answer,
     backbone,
     measure,
+    older,
     run_of,
     score,
     scored_run,
@@ -78,11 +79,21 @@ def test_table_1_has_the_papers_figures_beside_ours():
         "Naturalness (paper)": "7.04",
         "Rigid refusals %": "-",
         "Answers": "4",
+        "Replaced": "0",
         "Unscored": "0",
     }
     instruct = cells(table, "Llama3-8B", "Instruct")
     assert (instruct["Safety"], instruct["Safety (paper)"]) == ("3.00", "9.55")
     assert (instruct["Answers"], instruct["Unscored"]) == ("4", "3")
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "counts"])
+def test_answers_that_the_constructive_reply_replaced_stand_beside_the_unscored(name):
+    of = [answer("lance", sample, chosen=None if sample else 0) for sample in range(3)]
+    table = tables_of(run_of(of, judges=()))[name]
+    row = cells(table, "A", "Lance")
+    assert (row["Answers"], row["Replaced"]) == ("3", "2")
+    assert "constructive reply" in table.note
 
 
 def test_table_1_shows_a_method_that_a_backbone_lacks_as_missing():
@@ -160,16 +171,29 @@ def test_differences_are_signed_and_tested():
 
 def test_without_a_judge_the_in_loop_risk_is_named_so():
     of = [answer("vanilla", sample) for sample in range(2)] + [answer("lance", sample) for sample in range(2)]
-    figures = {"vanilla": {"independent_risk": 0.75, "rigid_refusal": True}, "lance": {"independent_risk": 0.25}}
+    figures = {
+        "vanilla": {"independent_risk": 0.75, "independent_risk_as_asked": 0.25, "rigid_refusal": True},
+        "lance": {"independent_risk": 0.25, "independent_risk_as_asked": 0.75},
+    }
     tables = tables_of(run_of(of, measures=[measure(a, **figures[a["method"]]) for a in of], judges=()))
     row = cells(tables["judge_free"], "A", "Vanilla")
     assert (row["In-loop risk"], row["Independent risk"]) == ("0.500", "0.750")
+    assert row["Independent risk, as asked"] == "0.250"
     assert (row["Answer similarity"], row["Rigid refusals %"]) == ("0.500", "100.0")
     assert "Lance optimises" in tables["judge_free"].note
     against = tables["differences_judge_free"]
     assert cells(against, "A", "Independent risk")["Difference"] == "-0.500"
+    assert cells(against, "A", "Independent risk, as asked")["Difference"] == "+0.500"
     assert cells(against, "A", "Rigid refusals %")["Difference"] == "-100.0"
     assert "differences_judged" not in tables
+
+
+def test_a_measure_that_an_older_run_lacks_is_a_dash():
+    of = [answer("vanilla", sample) for sample in range(2)]
+    tables = tables_of(run_of(of, measures=[older(measure(a)) for a in of], judges=()))
+    row = cells(tables["judge_free"], "A", "Vanilla")
+    assert (row["Independent risk"], row["Independent risk, as asked"]) == ("0.500", "-")
+    assert "categories_independent_risk_as_asked" not in tables
 
 
 def test_categories_stand_one_a_row_with_the_methods_side_by_side():
@@ -198,11 +222,12 @@ def test_counts_show_what_no_figure_holds():
     tables = tables_of(run)
     table = tables["counts"]
     assert table.header[2:] == [
-        *("Answers", "Failed", "Pending", "Safety unscored", "Helpfulness unscored", "Naturalness unscored"),
+        *("Answers", "Replaced", "Failed", "Pending"),
+        *("Safety unscored", "Helpfulness unscored", "Naturalness unscored"),
         *("Scores failed", "Scores pending"),
     ]
-    assert [*cells(table, "A", "Vanilla").values()][2:] == ["2", "1", "1", "1", "1", "1", "0", "0"]
-    assert [*cells(table, "A", "Lance").values()][2:] == ["4", "0", "0", "0", "0", "0", "1", "1"]
+    assert [*cells(table, "A", "Vanilla").values()][2:] == ["2", "0", "1", "1", "1", "1", "1", "0", "0"]
+    assert [*cells(table, "A", "Lance").values()][2:] == ["4", "0", "0", "0", "0", "0", "0", "1", "1"]
     assert tables["failures"].rows == [
         ["A", "Vanilla", "answer", "backbone: gone", 1],
         ["A", "Lance", "score", "no answer from the judge: gone", 1],
