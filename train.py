@@ -265,10 +265,15 @@ def build_model(model_args: ModelArguments, loss_args: LossArguments) -> PreTrai
     except (ImportError, OSError, ValueError, SafetensorError) as error:
         raise UsageError(first_line(error)) from None
     if model_args.encoder_dropout is not None:
-        for module in model.encoder.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = model_args.encoder_dropout
+        set_dropout(model.encoder, model_args.encoder_dropout)
     return model
+
+
+def set_dropout(encoder: torch.nn.Module, probability: float):
+    """Give every dropout of the encoder this probability."""
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = probability
 
 
 def build_datasets(data_args: DataArguments, categories: list[str], seed: int) -> tuple[Dataset, dict[str, Dataset]]:

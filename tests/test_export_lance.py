@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -80,6 +81,15 @@ def test_it_scores_as_pytorch_does_whatever_the_lengths(exported, detector, form
     prompts, responses = zip(*PAIRS, *LONG_PAIRS, strict=True)
     expected = detector.assess(prompts, responses)
     assert_same(load_detector(exported(form)).assess(prompts, responses, batch_size=batch_size), expected)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_threads_share_it(exported, detector, form):
+    shared = load_detector(exported(form))
+    prompts = [f"bread {'street ' * length}" for length in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        for verdicts in threads.map(lambda _: shared.assess(prompts, batch_size=2), range(8)):
+            assert_same(verdicts, detector.assess(prompts))
 
 
 @pytest.mark.parametrize("form", FORMATS)

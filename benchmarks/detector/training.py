@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from datasets import Dataset
-from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer
 
 from benchmarks.detector.encoder import load_classifier, save_encoder
@@ -21,6 +20,7 @@ from train import (
     build_datasets,
     build_model,
     encode,
+    set_dropout,
 )
 
 
@@ -90,9 +90,7 @@ class Setting:
         labels = self.detector.config.num_labels
         model = load_classifier(self.encoder, labels, self.options.attn_implementation)
         if self.options.encoder_dropout is not None:
-            for module in model.base_model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = self.options.encoder_dropout
+            set_dropout(model.base_model, self.options.encoder_dropout)
         return Trainer(model=model, **self._shared(collator))
 
     def _shared(self, collator: CountingCollator) -> dict:
