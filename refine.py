@@ -72,6 +72,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, help="prompts under way at once (default: what suits the target)")
     parser.add_argument("--cache", type=Path, help="folder that keeps greedy completions, so that none is asked twice")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
+    parser.add_argument(
+        "--rewrite_tokens",
+        type=int,
+        default=REWRITE_TOKENS,
+        help=f"longest rewrite, in tokens, a thought before it included (default: {REWRITE_TOKENS})",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of whatever is sampled (default: 0)")
     parser.add_argument("--output", type=Path, help="append one JSON object a prompt to this file")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a prompt")
@@ -156,7 +162,7 @@ def refine_all(args: argparse.Namespace, prompts: dict[int, str]) -> Iterator[tu
         candidates=args.candidates,
         shots=default_shots(args.refiner) if args.shots is None else args.shots,
         answer=SamplingParameters(max_new_tokens=args.max_new_tokens, seed=args.seed),
-        rewrite=SamplingParameters(max_new_tokens=REWRITE_TOKENS, seed=args.seed),
+        rewrite=SamplingParameters(max_new_tokens=args.rewrite_tokens, seed=args.seed),
     )
     lines = list(prompts)
     embedder = SentenceEmbedder()
@@ -189,8 +195,9 @@ def check(args: argparse.Namespace):
     """
     if args.prompt is not None and not _is_prompt(args.prompt):
         raise UsageError("--prompt is empty or not text.")
-    for name, least in (("max_steps", 0), ("max_new_tokens", 1), ("candidates", 1), ("shots", 0), ("batch_size", 1)):
-        value = getattr(args, name)
+    from_zero = ("max_steps", "shots")
+    for name in (*from_zero, "max_new_tokens", "rewrite_tokens", "candidates", "batch_size"):
+        value, least = getattr(args, name), 0 if name in from_zero else 1
         if value is not None and value < least:
             raise UsageError(f"--{name} must be at least {least}, got {value}.")
     if not 0 <= args.seed < 2**63:

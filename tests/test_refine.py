@@ -140,10 +140,10 @@ def test_each_option_reaches_the_loop(monkeypatch, tiny_detector, roomy_chat_mod
     engine = f"transformers:{roomy_chat_model}"
     chosen = ("--detector", tiny_detector, "--target", engine, "--refiner", engine, "--prompt", QUESTIONS[0])
     options = ("--uncertainty", 0.8, "--candidates", 3, "--shots", 1, "--batch_size", 7, "--max_steps", 4)
-    decoding = ("--threshold", 0.4, "--max_new_tokens", 9, "--seed", 5)
+    decoding = ("--threshold", 0.4, "--max_new_tokens", 9, "--rewrite_tokens", 700, "--seed", 5)
     args = refine.make_parser().parse_args([*map(str, (*chosen, *options, *decoding))])
     assert [*refine.refine_all(args, {1: QUESTIONS[0]})] == []
-    answer, rewrite = SamplingParameters(9, seed=5), SamplingParameters(256, seed=5)
+    answer, rewrite = SamplingParameters(9, seed=5), SamplingParameters(700, seed=5)
     asked = {"uncertainty": 0.8, "candidates": 3, "shots": 1, "batch_size": 7, "max_steps": 4, "risk_threshold": 0.4}
     assert RefinementParameters(**asked, answer=answer, rewrite=rewrite) in given
 
@@ -316,6 +316,7 @@ def test_an_output_that_is_the_input_is_refused_and_left_unchanged(outcome, tmp_
         (["--prompt", "x", "--max_steps", "-1"], "--max_steps must be at least 0, got -1"),
         (["--prompt", "x", "--max_steps", "two"], "--max_steps"),
         (["--prompt", "x", "--max_new_tokens", "0"], "--max_new_tokens must be at least 1, got 0"),
+        (["--prompt", "x", "--rewrite_tokens", "0"], "--rewrite_tokens must be at least 1, got 0"),
         (["--prompt", "x", "--unknown"], "--unknown"),
         *(
             (["--prompt", "x", "--category_threshold", value], "--category_threshold")
