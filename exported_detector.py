@@ -1,7 +1,7 @@
 """The exported detector: its graph runs in ONNX Runtime or OpenVINO on the CPU, everything else is the detector's own.
 
-Copied by `export_lance.py` beside the graph, with the code that it imports, so that is the detector's own, torch,
-transformers and the graph's runtime; `AutoModel` loads the folder like any checkpoint.
+Copied by `export_lance.py` beside the graph, with the detector's own files that it imports: it needs but these,
+torch, transformers and the graph's runtime, and `AutoModel` loads the folder like any checkpoint.
 """
 
 import sys

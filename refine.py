@@ -195,9 +195,9 @@ def check(args: argparse.Namespace):
     """
     if args.prompt is not None and not _is_prompt(args.prompt):
         raise UsageError("--prompt is empty or not text.")
-    from_zero = ("max_steps", "shots")
-    for name in (*from_zero, "max_new_tokens", "rewrite_tokens", "candidates", "batch_size"):
-        value, least = getattr(args, name), 0 if name in from_zero else 1
+    bounds = {"max_steps": 0, "shots": 0, "max_new_tokens": 1, "rewrite_tokens": 1, "candidates": 1, "batch_size": 1}
+    for name, least in bounds.items():
+        value = getattr(args, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} must be at least {least}, got {value}.")
     if not 0 <= args.seed < 2**63:

@@ -113,9 +113,9 @@ def encode(chats: list[tuple[Chat, str]], tokenizer: PreTrainedTokenizerBase) ->
         UsageError: for a chat template that changes what comes before a reply once the reply is there.
     """
     rows = []
-    as_read = (lambda chat: chat) if knows_system(tokenizer) else without_system  # as the engines ask it
+    if not knows_system(tokenizer):  # as the engines ask it
+        chats = [(without_system(chat), reply) for chat, reply in chats]
     for chat, reply in chats:
-        chat = as_read(chat)
         question = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
         whole = [*chat, {"role": "assistant", "content": reply}]
         ids = tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]
